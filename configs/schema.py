@@ -1,0 +1,165 @@
+"""What can be configured, as frozen values. Knows nothing of files, environment or flags (load.py does).
+
+Sizes are in bytes, times in seconds, unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+
+Lang = Literal["auto", "en", "zh"]
+SourceKind = Literal["local", "modelscope", "huggingface", "pypi"]
+ModelKind = Literal["text"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class Strict:
+    """Makes load.py's validation refuse keys that a class does not have."""
+
+    __slots__ = ()
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  pydantic wants a plain dict here
+
+
+DTYPE_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig(Strict):
+    """Where the page is served."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Ge(0), Le(65535)] = 7860
+    browser: bool = True
+    allow_hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceConfig(Strict):
+    """What the page looks like and says."""
+
+    lang: Lang = "auto"
+    refresh_per_second: Annotated[float, Gt(0), Le(60)] = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsConfig(Strict):
+    """Which model is opened first and where models come from."""
+
+    model: str = "smollm2-135m-instruct"
+    sources: tuple[SourceKind, ...] = ("local", "modelscope", "huggingface", "pypi")
+    folders: tuple[Path, ...] = ()
+    offline: bool = False
+    stall_after: Annotated[float, Gt(0)] = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits(Strict):
+    """How long and how many: what the runner holds engines and people to."""
+
+    max_waiting: Annotated[int, Ge(0)] = 16
+    load_deadline: Annotated[float, Gt(0)] = 300.0
+    silence_limit: Annotated[float, Gt(0)] = 120.0
+    idle_unload: Annotated[float, Gt(0)] = 900.0
+    abandon_after: Annotated[float, Gt(0)] = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryConfig(Strict):
+    """What the memory guard leaves alone."""
+
+    gpu_margin: Annotated[int, Ge(0)] = 256 * 2**20
+    host_margin: Annotated[int, Ge(0)] = 512 * 2**20
+    context: Annotated[int, Ge(256)] = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class AppConfig(Strict):
+    """Everything a person may set. `data` holds models, conversations and logs."""
+
+    data: Path
+    server: ServerConfig = field(default_factory=ServerConfig)
+    interface: InterfaceConfig = field(default_factory=InterfaceConfig)
+    models: ModelsConfig = field(default_factory=ModelsConfig)
+    limits: Limits = field(default_factory=Limits)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture(Strict):
+    """The geometry of a decoder, enough to compute what it needs in memory before any file of it is here."""
+
+    parameters: Annotated[int, Gt(0)]
+    layers: Annotated[int, Gt(0)]
+    hidden: Annotated[int, Gt(0)]
+    intermediate: Annotated[int, Gt(0)]
+    heads: Annotated[int, Gt(0)]
+    kv_heads: Annotated[int, Gt(0)]
+    head_dim: Annotated[int, Gt(0)]
+    vocab: Annotated[int, Gt(0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults(Strict):
+    """The sampling settings that a model's makers use."""
+
+    max_new_tokens: Annotated[int, Ge(1)] = 1024
+    temperature: Annotated[float, Ge(0), Le(2)] = 0.8
+    top_p: Annotated[float, Gt(0), Le(1)] = 0.8
+    top_k: Annotated[int, Ge(0)] = 0
+    repetition_penalty: Annotated[float, Ge(0.5), Le(2)] = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Source(Strict):
+    """One place a model can be had from. `revision` is a tag or commit of a hub, or the version of a package."""
+
+    kind: SourceKind
+    name: str
+    revision: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    """Known SHA-256 of single files, by path; a hub's own listing gives the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec(Strict):
+    """One entry of the catalogue. `download` is the transfer's size, `disk` what it takes when it is ready."""
+
+    id: str
+    title: str
+    kind: ModelKind
+    architecture: Architecture
+    window: Annotated[int, Gt(0)]
+    dtype: Dtype
+    cpu_dtype: Dtype
+    download: Annotated[int, Gt(0)]
+    disk: Annotated[int, Gt(0)]
+    licence: str
+    sources: tuple[Source, ...]
+    defaults: Defaults = field(default_factory=Defaults)
+    system_prompt: str = ""
+    demo: bool = False
+    """A model that is here to show the app at work, not to be relied on; said wherever it is named."""
+
+    def source(self, kind: SourceKind) -> Source | None:
+        return next((source for source in self.sources if source.kind == kind), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue(Strict):
+    """The models that the app knows."""
+
+    models: tuple[ModelSpec, ...]
+
+    def __getitem__(self, model: str) -> ModelSpec:
+        return next(spec for spec in self.models if spec.id == model)
+
+    def __contains__(self, model: str) -> bool:
+        return any(spec.id == model for spec in self.models)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(spec.id for spec in self.models)
