@@ -1,0 +1,145 @@
+"""Every failure that is raised on purpose. Errors carry facts; interface/messages.py words them.
+
+AppError
+  InputError              the person can mend it by asking otherwise
+    PromptTooLong           tokens, limit
+    SettingOutOfRange       name, value, low, high
+    StillAnswering          (a conversation has one answer at a time)
+  ModelError              something is wrong with a model's files
+    ModelUnknown            model, nearest
+    ModelMissing            model, tried (nothing could be had from any source)
+    DownloadFailed          source, kind (offline | refused | stalled | cut | not_found | server | tool), detail
+    DownloadCancelled       model
+    ModelCorrupt            file, problem
+    ModelUnsupported        file, problem
+    UnsafeModel             file
+  CapacityError           the machine cannot do it now
+    NotEnoughMemory         plan
+    OutOfMemory             model, stage
+    DiskFull                needed, free, folder
+    Busy                    waiting, limit
+  StorageError            what people said cannot be kept
+    HistoryUnavailable      detail
+  EngineError             the engine itself failed; its worker is replaced
+    EngineDied              model, signal, exit_code, stage
+    EngineHung              model, stage, seconds
+    EngineFailed            model, kind
+Cancelled               not an error: nobody wants the rest of the answer
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class AppError(Exception):
+    """`code` names the sentence that words it, `facts` fill the sentence in. Facts must survive pickling."""
+
+    code = "internal"
+
+    def __init__(self, **facts: Any) -> None:
+        super().__init__(f"{self.code}: {facts}" if facts else self.code)
+        self.facts = facts
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.facts)
+
+
+def _rebuild(cls: type[AppError], facts: dict[str, Any]) -> AppError:
+    return cls(**facts)
+
+
+class InputError(AppError):
+    code = "input"
+
+
+class PromptTooLong(InputError):
+    code = "prompt_too_long"
+
+
+class SettingOutOfRange(InputError):
+    code = "setting_out_of_range"
+
+
+class StillAnswering(InputError):
+    code = "still_answering"
+
+
+class ModelError(AppError):
+    code = "model"
+
+
+class ModelUnknown(ModelError):
+    code = "model_unknown"
+
+
+class ModelMissing(ModelError):
+    code = "model_missing"
+
+
+class DownloadFailed(ModelError):
+    code = "download_failed"
+
+
+class DownloadCancelled(ModelError):
+    code = "download_cancelled"
+
+
+class ModelCorrupt(ModelError):
+    code = "model_corrupt"
+
+
+class ModelUnsupported(ModelError):
+    code = "model_unsupported"
+
+
+class UnsafeModel(ModelError):
+    code = "unsafe_model"
+
+
+class CapacityError(AppError):
+    code = "capacity"
+
+
+class NotEnoughMemory(CapacityError):
+    code = "not_enough_memory"
+
+
+class OutOfMemory(CapacityError):
+    code = "out_of_memory"
+
+
+class DiskFull(CapacityError):
+    code = "disk_full"
+
+
+class Busy(CapacityError):
+    code = "busy"
+
+
+class StorageError(AppError):
+    code = "storage"
+
+
+class HistoryUnavailable(StorageError):
+    code = "history_unavailable"
+
+
+class EngineError(AppError):
+    code = "engine"
+
+
+class EngineDied(EngineError):
+    code = "engine_died"
+
+
+class EngineHung(EngineError):
+    code = "engine_hung"
+
+
+class EngineFailed(EngineError):
+    code = "engine_failed"
+
+
+class Cancelled(BaseException):
+    """Raised by a sink to end a generation; a BaseException, so that no `except Exception` on the way eats it."""

@@ -1,0 +1,142 @@
+"""Asks the driver and the operating system how much memory there is: the only file that does.
+
+Uses NVIDIA's own library (NVML), so the app's process needs no torch to know. Knows no model and no plan.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+from engines.memory import DeviceMemory, Kind, OtherProgram
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def device_memory(own_pids: frozenset[int] = frozenset()) -> DeviceMemory:
+    """The device that models are loaded on, as it is now: the first visible CUDA card, or the CPU.
+
+    A card counts only when the installed torch can use it. `own_pids` are not listed among the other programs.
+    """
+    host_total, host_free = host_memory()
+    card = _card(own_pids) if torch_has_cuda() else None
+    if card is None:
+        return DeviceMemory(_cpu_name(), "cpu", host_total, host_free, host_total, host_free)
+    name, total, free, others = card
+    return DeviceMemory(name, "cuda", total, free, host_total, host_free, others)
+
+
+def host_memory() -> tuple[int, int]:
+    """Bytes of memory this process may use in all, and of them those free; a container's limit counts."""
+    memory = psutil.virtual_memory()
+    limit, used = _read_int(CGROUP / "memory.max"), _read_int(CGROUP / "memory.current")
+    if limit is None or used is None:
+        return memory.total, memory.available
+    # Page cache counts as used in a cgroup, but is given up when it is asked for.
+    reclaimable = _cgroup_stat("inactive_file") + _cgroup_stat("active_file")
+    return min(memory.total, limit), min(memory.available, limit - used + reclaimable)
+
+
+def process_memory(pid: int, kind: Kind) -> int:
+    """Bytes of the device that the process and its children hold; 0 if that cannot be known."""
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+        if kind == "cpu":
+            return sum(one.memory_info().rss for one in family)
+        pids = {one.pid for one in family}
+    except psutil.Error:
+        return 0
+    return sum(program.bytes for program in _programs() if program.pid in pids)
+
+
+@cache
+def torch_has_cuda() -> bool:
+    """Whether the installed torch was built for CUDA. Read from its version file: importing it takes seconds."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    text = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
+    return re.search(r"^cuda[^=\n]*=\s*['\"]", text, re.MULTILINE) is not None
+
+
+def _card(own_pids: frozenset[int]) -> tuple[str, int, int, tuple[OtherProgram, ...]] | None:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        handle = _handle()
+        if handle is None:
+            return None
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        name = pynvml.nvmlDeviceGetName(handle)
+    except pynvml.NVMLError:
+        return None
+    others = tuple(one for one in _programs() if one.pid not in own_pids)
+    return name, int(memory.total), int(memory.free), others
+
+
+def _handle() -> object | None:
+    """The card that torch calls cuda:0, as CUDA_VISIBLE_DEVICES says."""
+    import pynvml
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return pynvml.nvmlDeviceGetHandleByIndex(0) if pynvml.nvmlDeviceGetCount() else None
+    first = visible.split(",")[0].strip()
+    if first.isdigit():
+        return pynvml.nvmlDeviceGetHandleByIndex(int(first))
+    if first.startswith(("GPU-", "MIG-")):
+        return pynvml.nvmlDeviceGetHandleByUUID(first)
+    return None
+
+
+def _programs() -> list[OtherProgram]:
+    """Every process with memory on the card. A container sees only its own."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        handle = _handle()
+        if handle is None:
+            return []
+        running = [
+            *pynvml.nvmlDeviceGetComputeRunningProcesses(handle),
+            *pynvml.nvmlDeviceGetGraphicsRunningProcesses(handle),
+        ]
+    except pynvml.NVMLError:
+        return []
+    held = {one.pid: int(one.usedGpuMemory or 0) for one in running}
+    return [OtherProgram(pid, _program_name(pid), size) for pid, size in held.items()]
+
+
+def _program_name(pid: int) -> str:
+    try:
+        return psutil.Process(pid).name()
+    except psutil.Error:
+        return f"pid {pid}"
+
+
+def _cpu_name() -> str:
+    return f"CPU, {os.cpu_count()} cores"
+
+
+def _read_int(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _cgroup_stat(name: str) -> int:
+    try:
+        stat = (CGROUP / "memory.stat").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    found = re.search(rf"^{name} (\d+)$", stat, re.MULTILINE)
+    return int(found[1]) if found else 0

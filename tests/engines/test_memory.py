@@ -1,0 +1,146 @@
+"""The planner's answers over cards, free memory, neighbours and wishes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from configs.load import load_catalogue
+from engines.memory import (
+    GIB,
+    MIB,
+    DeviceMemory,
+    MemoryPlan,
+    OtherProgram,
+    Resident,
+    Wishes,
+    need_of,
+    plan_load,
+)
+
+CATALOGUE = load_catalogue()
+SMALL, LARGE = CATALOGUE["smollm2-135m-instruct"], CATALOGUE["internlm2-chat-1_8b"]
+
+
+def card(free: float, total: float = 8, host: float = 32) -> DeviceMemory:
+    return DeviceMemory("card", "cuda", int(total * GIB), int(free * GIB), int(host * GIB), int(host * GIB))
+
+
+def host(free: float, total: float = 32) -> DeviceMemory:
+    size = int(total * GIB), int(free * GIB)
+    return DeviceMemory("CPU", "cpu", *size, *size)
+
+
+# Weights are 3.52 GiB in bfloat16, and 96 KiB a token of context; with everything 4.94 GiB at 8192 tokens.
+TABLE = [
+    # (total, free) of the card, loaded beside it in GiB, verdict, context
+    (24, 23.0, 0, "load", 8192),
+    (12, 11.5, 0, "load", 8192),
+    (10, 9.78, 0, "load", 8192),
+    (8, 8.0, 0, "load", 8192),
+    (7.8, 7.8, 0, "load", 8192),
+    (7.76, 7.2, 0, "load", 8192),
+    (8, 5.3, 0, "load", 8192),
+    (8, 5.1, 0, "load", 4096),
+    (8, 4.8, 0, "load", 4096),
+    (8, 4.7, 0, "load", 2048),
+    (8, 4.5, 0, "load", 1024),
+    (8, 4.4, 0, "refuse", 1024),
+    (8, 4.0, 0, "refuse", 1024),
+    (6, 5.7, 0, "load", 8192),
+    (6, 4.6, 0, "load", 2048),
+    (5.79, 4.2, 0, "refuse", 1024),
+    (4, 3.9, 0, "refuse", 1024),
+    (2, 1.9, 0, "refuse", 1024),
+    (8, 3.0, 4.5, "unload_first", 8192),
+    (8, 3.0, 2.0, "unload_first", 4096),
+    (8, 4.5, 1.0, "unload_first", 8192),
+    (8, 4.8, 2.0, "load", 4096),
+    (8, 2.0, 2.0, "refuse", 1024),
+    (24, 18.0, 5.0, "load", 8192),
+]
+
+
+@pytest.mark.parametrize(("total", "free", "beside", "verdict", "context"), TABLE)
+def test_internlm2_on_a_card(total: float, free: float, beside: float, verdict: str, context: int) -> None:
+    resident = [Resident("other", int(beside * GIB))] if beside else []
+    plan = plan_load(LARGE, card(free, total), resident)
+    assert (plan.verdict, plan.settings.context) == (verdict, context)
+    assert plan.settings.device == "cuda" and plan.settings.dtype == "bfloat16"
+    if verdict == "load":
+        assert plan.need.total + 256 * MIB <= free * GIB and plan.evict == ()
+    elif verdict == "unload_first":
+        assert plan.evict == ("other",) and plan.need.total <= (free + beside) * GIB
+    else:
+        assert plan.reasons and plan.need.total + 256 * MIB > (free + beside) * GIB
+
+
+@pytest.mark.parametrize(
+    ("free", "verdict", "context"), [(16, "load", 8192), (5.0, "load", 4096), (4.8, "load", 2048), (3, "refuse", 1024)]
+)
+def test_internlm2_on_the_cpu(free: float, verdict: str, context: int) -> None:
+    plan = plan_load(LARGE, host(free))
+    assert (plan.verdict, plan.settings.context, plan.settings.device) == (verdict, context, "cpu")
+
+
+def test_the_parts_are_what_the_geometry_says() -> None:
+    need = need_of(LARGE, "cuda", 4096)
+    assert need.weights == 3_778_220_032 and need.kv_cache == 98_304 * 4096 and need.vision == 0
+    assert need_of(LARGE, "cuda", 8192).kv_cache == 2 * need.kv_cache
+    assert need.total == need.weights + need.kv_cache + need.workspace + need.context
+
+
+def test_a_context_asked_for_is_not_quietly_changed() -> None:
+    plan = plan_load(LARGE, card(5.1), wishes=Wishes(context=8192))
+    assert plan.verdict == "refuse" and plan.need.total > 4.9 * GIB
+    assert [note.code for note in plan.remedies] == ["context"] and plan.remedies[0].facts["context"] == 4096
+    assert plan_load(LARGE, card(8), wishes=Wishes(context=16384)).settings.context == 16384
+    assert plan_load(LARGE, card(24, 24), wishes=Wishes(context=10**6)).settings.context == LARGE.window
+
+
+def test_a_reduced_context_is_said() -> None:
+    assert codes(plan_load(LARGE, card(8))) == ["fits"]
+    plan = plan_load(LARGE, card(4.8))
+    assert codes(plan) == ["fits", "context_reduced"] and plan.reasons[1].facts == {"wanted": 8192, "context": 4096}
+
+
+def codes(plan: MemoryPlan) -> list[str]:
+    return [note.code for note in plan.reasons]
+
+
+def test_a_refusal_says_what_would_help() -> None:
+    device = replace(card(3.2), others=(OtherProgram(1, "desktop", 300 * MIB), OtherProgram(2, "game", 3 * GIB)))
+    plan = plan_load(LARGE, device, alternatives=CATALOGUE.models)
+    assert plan.verdict == "refuse" and codes(plan) == ["short"]
+    assert {note.code: note.facts for note in plan.remedies} == {
+        "close_program": {"name": "game", "bytes": 3 * GIB},
+        "use_model": {"model": SMALL.id, "need": plan.remedies[1].facts["need"]},
+    }
+
+
+def test_a_model_larger_than_the_card_says_that() -> None:
+    assert codes(plan_load(LARGE, card(3.9, 4))) == ["too_big"]
+
+
+def test_main_memory_counts_too() -> None:
+    plan = plan_load(LARGE, card(8, host=1.5))
+    assert plan.verdict == "refuse" and codes(plan) == ["host_short"]
+
+
+def test_force_loads_with_the_smallest_settings_and_says_so() -> None:
+    plan = plan_load(LARGE, card(4), wishes=Wishes(force=True))
+    assert plan.verdict == "load" and plan.forced and plan.settings.context == 1024 and codes(plan) == ["short"]
+
+
+def test_the_smallest_neighbour_that_helps_goes() -> None:
+    resident = [Resident("big", 4 * GIB), Resident("small", 2 * GIB), Resident("tiny", GIB // 4)]
+    plan = plan_load(LARGE, card(3.3, 12), resident)
+    assert plan.verdict == "unload_first" and plan.evict == ("small",)
+    assert plan_load(LARGE, card(1.0, 12), resident).evict == ("big",)
+    assert set(plan_load(LARGE, card(0.1, 12), resident).evict) == {"big", "small"}
+
+
+def test_a_model_is_no_neighbour_of_itself() -> None:
+    plan = plan_load(LARGE, card(8), [Resident(LARGE.id, 5 * GIB)])
+    assert plan.verdict == "load" and plan.evict == ()
