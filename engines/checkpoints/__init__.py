@@ -1,0 +1,88 @@
+"""Model folders -> transformers' own models and tokenizers: the one door to the published layouts.
+
+Reads safetensors, JSON and tokenizer.model, never code, never a pickle. Imports no torch until something is loaded.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines.checkpoints import internlm2, native, tokenizer
+from engines.checkpoints.safe import CONFIG, check_folder, read_json
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+PUBLISHED = {"internlm2": internlm2.load}  # by model_type, the layouts that transformers itself cannot read
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Imports make half a million objects that stay: looking through them again and again takes half a second."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@_collector_paused()
+def load_model(
+    folder: str | Path, *, dtype: torch.dtype | str, device: torch.device | str = "cpu", attention: str = "sdpa"
+) -> PreTrainedModel:
+    """The model of a folder, in eval mode on `device`. Its generation ends at EOS or <|im_end|> and is greedy.
+
+    `dtype` is a torch.dtype or its name, `attention` is "eager" or "sdpa". No code from the folder runs.
+    Raises UnsafeModel(file), ModelCorrupt(file, problem) and ModelUnsupported(file, problem).
+    """
+    folder = Path(folder)
+    check_folder(folder)
+    import torch
+
+    config = read_json(folder / CONFIG)
+    load = PUBLISHED.get(str(config.get("model_type")), native.load)
+    kind = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype)
+    model = load(folder, config, kind, torch.device(device), attention)
+    words = tokenizer if _published_tokenizer(folder, config) else native
+    model.generation_config = _generation(model, words.end_of_turn(folder))
+    return model
+
+
+@_collector_paused()
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder; nothing is written there. Raises ModelCorrupt(file, problem), ModelUnsupported."""
+    folder = Path(folder)
+    if _published_tokenizer(folder, read_json(folder / CONFIG)):
+        return tokenizer.load(folder)
+    return native.load_tokenizer(folder)
+
+
+def _published_tokenizer(folder: Path, config: dict[str, Any]) -> bool:
+    """Whether tokenizer.model is to be read: it wins over a tokenizer.json, which may be anyone's conversion."""
+    published = str(config.get("model_type")) in PUBLISHED
+    return published and ((folder / tokenizer.MODEL).exists() or not (folder / native.TOKENIZER).exists())
+
+
+def _generation(model: PreTrainedModel, end_of_turn: int | None) -> GenerationConfig:
+    """Where an answer ends, and nothing else: sampling is the caller's, not the folder's."""
+    from transformers import GenerationConfig
+
+    given = model.generation_config
+    eos = given.eos_token_id if given is not None else None
+    if eos is None:
+        eos = model.config.eos_token_id
+    ends = [*eos] if isinstance(eos, list) else [eos]
+    stops = list(dict.fromkeys(i for i in [*ends, end_of_turn] if i is not None))
+    pad = model.config.pad_token_id
+    return GenerationConfig(
+        bos_token_id=model.config.bos_token_id,
+        eos_token_id=stops or None,
+        pad_token_id=stops[0] if pad is None and stops else pad,
+    )
