@@ -1,0 +1,249 @@
+"""A transformers streamer for any native causal model of the catalogue, with the KV cache kept from turn to turn.
+
+Runs in a worker process, on one thread. Knows no conversation's identity: whatever prefix of the new prompt is in the
+cache already is reused, the rest is computed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from engines.base import Emit, FinishReason, GenerationSettings, Message, Usage
+from engines.checkpoints import load_model, load_tokenizer
+from engines.errors import Cancelled
+from engines.memory import LoadSettings
+from engines.probe import device_memory, process_memory
+from engines.prompt import ChatFormat, fit
+
+LONGEST_CHARACTER = 8
+"""Tokens that one character may take: four bytes in UTF-8, and some to spare."""
+
+
+class TextEngine:
+    """One loaded text model. `reuse_prefix` False recomputes every prompt whole, for comparison."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: LoadSettings,
+        stage: Callable[[str], None] = lambda name: None,
+        *,
+        reuse_prefix: bool = True,
+    ) -> None:
+        stage("libraries")
+        import torch
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        self._torch = torch
+        self._free_before = device_memory().free
+        self._settings = settings
+        self._reuse_prefix = reuse_prefix
+        stage("tokenizer")
+        self._tokenizer = load_tokenizer(folder)
+        self._format = ChatFormat(self._tokenizer)
+        stage("weights")
+        self._model = load_model(folder, dtype=settings.dtype, device=settings.device)
+        eos = self._model.generation_config.eos_token_id
+        self._stop_ids: list[int] = [eos] if isinstance(eos, int) else list(eos)
+        self._cache: Any = None
+        self._cached_ids: list[int] = []
+        stage("warming")
+        self._warm_up()
+
+    def generate(self, messages: Sequence[Message], settings: GenerationSettings, emit: Emit) -> Usage:
+        """See engines.base.Engine. A cancelled answer returns its Usage, too."""
+        settings = settings.checked()
+        started = time.monotonic()
+        prompt = fit(messages, self._format, prompt_limit(self._settings.context, settings.max_new_tokens))
+        sink = _Sink(self._tokenizer, emit)
+        reason: FinishReason = "length"
+        with self._cache_for(prompt.ids, sink) as cached:
+            try:
+                self._prefill(prompt.ids, emit)
+                self._decode(prompt.ids, settings, sink)
+                sink.flush()
+                if sink.ids and sink.ids[-1] in self._stop_ids:
+                    reason = "stop"
+            except Cancelled:
+                reason = "cancelled"
+        ended = time.monotonic()
+        return Usage(
+            prompt_tokens=len(prompt.ids),
+            cached_tokens=cached,
+            new_tokens=len(sink.ids),
+            first_token_s=(sink.first_token or ended) - started,
+            seconds=ended - started,
+            reason=reason,
+            context=self._settings.context,
+            turns_left_out=prompt.turns_left_out,
+        )
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        return len(self._format(messages))
+
+    def memory(self) -> int:
+        """Bytes of the device held at the peak so far."""
+        if self._settings.device == "cuda":
+            return int(self._torch.cuda.max_memory_reserved()) + self._context_bytes()
+        return process_memory(os.getpid(), "cpu")
+
+    def close(self) -> None:
+        self._cache = None
+        del self._model
+
+    def _context_bytes(self) -> int:
+        """What the process holds of the card outside torch's allocator, as far as the driver tells."""
+        reserved = int(self._torch.cuda.memory_reserved())
+        held = process_memory(os.getpid(), "cuda")
+        if not held:  # inside a container the driver does not say which process holds what
+            held = self._free_before - int(self._torch.cuda.mem_get_info()[0])
+        return max(0, held - reserved)
+
+    def _warm_up(self) -> None:
+        """One step through every kernel, so that what cannot run fails now and the first answer is not slower."""
+        ids = self._format([Message.of("user", "Hello")])
+        self._forward(ids, None)
+
+    @contextmanager
+    def _cache_for(self, ids: list[int], sink: _Sink) -> Iterator[int]:
+        """Cuts the cache back to what it shares with `ids`, yields that many tokens, and books what it holds after."""
+        from transformers import DynamicCache
+
+        shared = _common_prefix(ids, self._cached_ids) if self._reuse_prefix else 0
+        shared = min(shared, len(ids) - 1)  # the last token must be run to know what follows
+        if self._cache is None or shared == 0:
+            self._cache, shared = DynamicCache(config=self._model.config), 0
+        elif shared < len(self._cached_ids):
+            self._cache.crop(shared - len(self._cached_ids))
+        self._cached_ids = ids[:shared]
+        try:
+            yield shared
+        except BaseException:
+            # Interrupted inside a layer, the cache may be of two lengths.
+            self._cache, self._cached_ids = None, []
+            raise
+        self._cached_ids = [*ids, *sink.ids][: self._cache.get_seq_length()]
+
+    def _prefill(self, ids: list[int], emit: Emit) -> None:
+        """Runs all but the last chunk of the prompt, a chunk at a time so that a cancel is noticed in between."""
+        chunk = self._settings.prefill_chunk
+        position = self._cache.get_seq_length()
+        emit("")
+        while len(ids) - position > chunk:
+            self._forward(ids[position : position + chunk], self._cache)
+            position += chunk
+            emit("")
+
+    def _forward(self, ids: list[int], cache: Any) -> None:
+        with self._torch.inference_mode():
+            self._model(self._tensor(ids), past_key_values=cache, use_cache=cache is not None, logits_to_keep=1)
+
+    def _decode(self, ids: list[int], settings: GenerationSettings, sink: _Sink) -> None:
+        from transformers import GenerationConfig
+
+        torch = self._torch
+        if settings.seed is None:
+            torch.seed()
+        else:
+            torch.manual_seed(settings.seed)
+        sampled = settings.temperature > 0
+        config = GenerationConfig(
+            max_new_tokens=min(settings.max_new_tokens, self._settings.context - len(ids)),
+            do_sample=sampled,
+            repetition_penalty=settings.repetition_penalty,
+            eos_token_id=self._stop_ids,
+            pad_token_id=self._stop_ids[0],
+            **(
+                {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": settings.top_k}
+                if sampled
+                else {}
+            ),
+        )
+        tensor = self._tensor(ids)
+        with torch.inference_mode():
+            self._model.generate(
+                tensor,
+                attention_mask=torch.ones_like(tensor),
+                generation_config=config,
+                past_key_values=self._cache,
+                streamer=sink,
+            )
+
+    def _tensor(self, ids: list[int]) -> Any:
+        return self._torch.tensor([ids], device=self._settings.device)
+
+
+def prompt_limit(context: int, max_new_tokens: int) -> int:
+    """Tokens that a prompt may have: the window less room for the answer, of which a quarter is always kept."""
+    return context - min(max_new_tokens, context // 4)
+
+
+def _common_prefix(left: list[int], right: list[int]) -> int:
+    length = min(len(left), len(right))
+    return next((n for n in range(length) if left[n] != right[n]), length)
+
+
+class TokenDecoder:
+    """Token ids -> text as they come, held back while a character is incomplete.
+
+    tokenizers' own DecodeStream raises on bytes that are no UTF-8, which a model at a high temperature does write.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        # Text up to `_read` has been given out; from `_prefix` on, tokens are decoded together with the new ones,
+        # because a tokenizer may write a token differently at the start of a text.
+        self._prefix = self._read = 0
+
+    def step(self, token: int) -> str:
+        """The text that this token completes; "" while more bytes are needed."""
+        self._ids.append(token)
+        new = self._pending()
+        if new.endswith("\ufffd") and len(self._ids) - self._read <= LONGEST_CHARACTER:
+            return ""
+        if new:
+            self._prefix, self._read = self._read, len(self._ids)
+        return new
+
+    def flush(self) -> str:
+        """What is held back, but for a character that was never finished."""
+        return self._pending().rstrip("\ufffd")
+
+    def _pending(self) -> str:
+        return self._text(self._ids[self._prefix :])[len(self._text(self._ids[self._prefix : self._read])) :]
+
+    def _text(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+class _Sink:
+    """transformers' streamer protocol. `put` lets Cancelled out of `generate`: so an answer stops within one token."""
+
+    def __init__(self, tokenizer: Any, emit: Emit) -> None:
+        self.ids: list[int] = []
+        self.first_token: float | None = None
+        self._decoder = TokenDecoder(tokenizer)
+        self._emit = emit
+        self._prompt_seen = False
+
+    def put(self, value: Any) -> None:
+        if not self._prompt_seen:  # generate hands the prompt over first
+            self._prompt_seen = True
+            return
+        for token in value.tolist():
+            self.first_token = self.first_token or time.monotonic()
+            self.ids.append(token)
+            self._emit(self._decoder.step(token))
+
+    def end(self) -> None:
+        """What was held back is given out by `flush`, which generate does not call when it is cancelled."""
+
+    def flush(self) -> None:
+        self._emit(self._decoder.flush())
