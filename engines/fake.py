@@ -1,0 +1,117 @@
+"""An engine that needs no model: scripted text, delays and faults. Behind `--fake`, and in tests.
+
+It goes through the same door as the real ones, worker process and all. Without a script it echoes the question word
+by word; a script is a question like `fake: words=300 delay=0.01 die=SIGKILL after=20`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from engines.base import Emit, FinishReason, GenerationSettings, Message, Usage
+from engines.errors import Cancelled, PromptTooLong
+
+PREFIX = "fake:"
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What to do. Times in seconds; `after` counts words before a fault."""
+
+    words: int = 0
+    delay: float = 0.0
+    prefill: float = 0.0
+    after: int = 0
+    die: str = ""
+    hang: bool = False
+    oom: bool = False
+    error: bool = False
+    eat: int = 0
+    """Bytes to allocate before answering, to run out of memory for real."""
+    say: str = ""
+
+    @classmethod
+    def of(cls, question: str) -> Script:
+        """The script in a question; an unknown word of it is ignored, as in any question."""
+        if not question.startswith(PREFIX):
+            return cls(say=question)
+        values: dict[str, object] = {}
+        kinds = {"words": int, "after": int, "eat": int, "delay": float, "prefill": float, "die": str, "say": str}
+        for word in question.removeprefix(PREFIX).split():
+            name, _, value = word.partition("=")
+            if name in kinds:
+                values[name] = kinds[name](value)
+            elif name in ("hang", "oom", "error"):
+                values[name] = True
+        return cls(**values)  # type: ignore[arg-type]
+
+    def text(self) -> list[str]:
+        return [f"word{n} " for n in range(self.words)] if self.words else [f"{one} " for one in self.say.split(" ")]
+
+
+class FakeEngine:
+    """One scripted engine. `load` is its script for loading: delays and faults, as for an answer."""
+
+    def __init__(self, stage: Callable[[str], None] = lambda name: None, load: Script = Script(), context: int = 8192):
+        self._context = context
+        stage("weights")
+        _misbehave(load, lambda text: None)
+        time.sleep(load.prefill)
+
+    def generate(self, messages: Sequence[Message], settings: GenerationSettings, emit: Emit) -> Usage:
+        """See engines.base.Engine. Words stand for tokens."""
+        settings.checked()
+        started = time.monotonic()
+        prompt = self.count_tokens(messages)
+        if prompt > self._context:
+            raise PromptTooLong(tokens=prompt, limit=self._context)
+        script = Script.of(messages[-1].text)
+        words = script.text()
+        new, first = 0, 0.0
+        reason: FinishReason = "length" if len(words) > settings.max_new_tokens else "stop"
+        try:
+            _wait(script.prefill, emit)
+            for word in words[: settings.max_new_tokens]:
+                if new == script.after:
+                    _misbehave(script, emit)
+                time.sleep(script.delay)
+                emit(word)
+                new += 1
+                first = first or time.monotonic() - started
+        except Cancelled:
+            reason = "cancelled"
+        return Usage(prompt, 0, new, first, time.monotonic() - started, reason, self._context)
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        return sum(len(one.text.split()) for one in messages)
+
+    def memory(self) -> int:
+        return 0
+
+    def close(self) -> None: ...
+
+
+def _wait(seconds: float, emit: Emit) -> None:
+    """A prefill: long, but one that can be cancelled and shows that it lives."""
+    end = time.monotonic() + seconds
+    emit("")
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 0.05))
+        emit("")
+
+
+def _misbehave(script: Script, emit: Emit) -> None:
+    if script.die:
+        os.kill(os.getpid(), signal.Signals[script.die])
+    if script.hang:
+        time.sleep(3600)
+    if script.oom:
+        raise MemoryError
+    if script.eat:
+        bytearray(script.eat)
+    if script.error:
+        raise RuntimeError("the script asked for it")

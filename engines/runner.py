@@ -1,0 +1,307 @@
+"""One thread owns the engines; everyone else holds a Job.
+
+Every load, answer and unload goes through one queue. Engines live in worker processes: one that dies, hangs or runs
+out of memory ends its job with a named error that keeps the partial answer, and the next question gets a fresh one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from configs.schema import Limits
+from engines.base import GenerationSettings, Message, Usage
+from engines.errors import AppError, Busy, EngineDied, EngineHung, InputError
+from engines.job import NOTHING, Job, Loading, Ready, Waiting, Working
+from engines.memory import MemoryPlan, Resident
+from engines.worker import Cancel, Command, Done, Failed, Generate, Gone, Load, Loaded, Reply, Stage, Text
+
+log = logging.getLogger(__name__)
+
+TICK = 0.05
+CANCEL_GRACE = 10.0
+"""Seconds an engine has to notice a cancel before its worker is ended."""
+CLOSE_GRACE = 2.0
+
+
+class WorkerHandle(Protocol):
+    """What the runner needs of engines.worker.Worker."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def alive(self) -> bool: ...
+    def send(self, command: Command) -> None: ...
+    def receive(self, timeout: float) -> Reply | None: ...
+    def close(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+class Library(Protocol):
+    """What the runner needs of engines.library.Library: the guard's word before every load."""
+
+    def admit(self, model: str, resident: Sequence[Resident]) -> tuple[MemoryPlan, Load]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Engaged:
+    """A loaded model, as others see it: `memory` was measured, `plan` is what the guard said before."""
+
+    model: str
+    pid: int
+    memory: int
+    plan: MemoryPlan
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerStatus:
+    """What is loaded, what is being loaded, and how many jobs there are."""
+
+    engaged: tuple[Engaged, ...]
+    loading: str | None
+    running: int
+    waiting: int
+
+
+@dataclass
+class _Resident:
+    worker: WorkerHandle
+    plan: MemoryPlan
+    memory: int
+    used: float
+
+
+class Runner:
+    """`start` makes a worker. All methods are safe from any thread; none waits for an engine but `close`."""
+
+    def __init__(self, library: Library, limits: Limits, start: Callable[[], WorkerHandle]) -> None:
+        self._library, self._limits, self._start = library, limits, start
+        self._jobs: list[Job] = []
+        self._current: Job | None = None
+        self._residents: dict[str, _Resident] = {}
+        self._loading: str | None = None
+        self._closing = False
+        self._numbers = itertools.count()
+        self._wake = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="runner", daemon=True)
+        self._thread.start()
+
+    def submit(self, model: str, messages: Sequence[Message], settings: GenerationSettings, owner: str = "") -> Job:
+        """Queues a question. Raises Busy(waiting, limit)."""
+        return self._enqueue(Job("answer", model, messages, settings, owner, self._forget))
+
+    def load(self, model: str) -> Job:
+        """Queues a load; it ends with Ready."""
+        return self._enqueue(Job("load", model, on_cancel=self._forget))
+
+    def unload(self, model: str) -> Job:
+        """Queues an unload; it ends with Ready, when the memory has been given back."""
+        return self._enqueue(Job("unload", model, on_cancel=self._forget))
+
+    def status(self) -> RunnerStatus:
+        with self._wake:
+            engaged = tuple(
+                Engaged(model, one.worker.pid, one.memory, one.plan) for model, one in self._residents.items()
+            )
+            return RunnerStatus(engaged, self._loading, int(self._current is not None), len(self._jobs))
+
+    def close(self, timeout: float = 10.0) -> bool:
+        """Cancels everything, ends every worker, and returns whether the thread ended in time."""
+        with self._wake:
+            self._closing = True
+            jobs = [*self._jobs, *([self._current] if self._current else [])]
+            self._wake.notify_all()
+        for job in jobs:
+            job.cancel()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # -- the queue -----------------------------------------------------------------------------------------------
+
+    def _enqueue(self, job: Job) -> Job:
+        with self._wake:
+            if self._closing or len(self._jobs) >= self._limits.max_waiting + (self._current is None):
+                raise Busy(waiting=len(self._jobs), limit=self._limits.max_waiting)
+            self._jobs.append(job)
+            self._restate_positions()
+            self._wake.notify_all()
+        return job
+
+    def _forget(self, job: Job) -> None:
+        """A cancelled job that is still in the queue never reaches an engine."""
+        with self._wake:
+            if job in self._jobs:
+                self._jobs.remove(job)
+                job.finish(NOTHING)
+                self._restate_positions()
+
+    def _restate_positions(self) -> None:
+        for place, job in enumerate(self._jobs):
+            job.now(Waiting(place + (self._current is not None)))
+
+    def _next(self) -> Job | None:
+        """The next job, or None when something idle is to be unloaded or the runner closes."""
+        with self._wake:
+            while not self._jobs and not self._closing:
+                idle_in = self._idle_in()
+                if idle_in is not None and idle_in <= 0:
+                    return None
+                self._wake.wait(idle_in)
+            if self._closing:
+                return None
+            self._current = self._jobs.pop(0)
+            self._restate_positions()
+            return self._current
+
+    def _idle_in(self) -> float | None:
+        """Seconds until the next resident has been idle for too long; None if nothing is loaded."""
+        if not self._residents:
+            return None
+        return min(one.used for one in self._residents.values()) + self._limits.idle_unload - time.monotonic()
+
+    # -- the runner's thread -------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._closing:
+            job = self._next()
+            if job is None:
+                self._unload_idle()
+                continue
+            try:
+                job.finish(self._serve(job))
+            except AppError as error:
+                log.warning("%s of %s failed: %s", job.kind, job.model, error)
+                # The traceback would keep what the failed work held.
+                job.finish(error.with_traceback(None))
+            except Exception:
+                log.exception("%s of %s failed", job.kind, job.model)
+                job.finish(AppError(model=job.model))
+            with self._wake:
+                self._current = None
+                self._restate_positions()
+        for model in [*self._residents]:
+            self._drop(model)
+
+    def _serve(self, job: Job) -> Usage | Ready:
+        began = time.monotonic()
+        if job.kind == "unload":
+            self._drop(job.model)
+            return Ready(time.monotonic() - began)
+        resident = self._alive(job.model) or self._load(job)
+        if resident is None:
+            return NOTHING
+        if job.kind == "load":
+            return Ready(time.monotonic() - began)
+        try:
+            return self._answer(job, resident)
+        except InputError:
+            raise
+        except BaseException:
+            self._drop(job.model, kill=True)
+            raise
+        finally:
+            resident.used = time.monotonic()
+
+    def _alive(self, model: str) -> _Resident | None:
+        """The loaded model, if its worker has not died in the meantime."""
+        resident = self._residents.get(model)
+        if resident is not None and not resident.worker.alive:
+            log.warning("the idle worker of %s has died", model)
+            self._drop(model)
+            return None
+        return resident
+
+    def _load(self, job: Job) -> _Resident | None:
+        """A fresh worker with the job's model, after what must go has gone. None when the job was cancelled."""
+        plan, load = self._library.admit(job.model, self._resident_bytes())
+        for model in plan.evict:
+            self._drop(model)
+        self._loading = job.model
+        worker = self._start()
+        try:
+            worker.send(load)
+            memory = self._await_load(job, worker)
+        except BaseException:
+            worker.kill()
+            raise
+        finally:
+            self._loading = None
+        if memory is None:
+            worker.kill()
+            return None
+        resident = _Resident(worker, plan, memory, time.monotonic())
+        with self._wake:
+            self._residents[job.model] = resident
+        log.info("%s loaded: planned %d MiB, holds %d MiB", job.model, plan.need.total >> 20, memory >> 20)
+        return resident
+
+    def _await_load(self, job: Job, worker: WorkerHandle) -> int | None:
+        began = time.monotonic()
+        stage = "process"
+        job.now(Loading(stage, 0.0))
+        while True:
+            seconds = time.monotonic() - began
+            match worker.receive(TICK):
+                case Stage(name):
+                    stage = name
+                    job.now(Loading(stage, seconds))
+                case Loaded(memory):
+                    return memory
+                case Failed(error):
+                    raise error
+                case Gone(signal, code):
+                    raise EngineDied(model=job.model, signal=signal, exit_code=code, stage=stage)
+            if job.cancelled:
+                return None
+            if seconds > self._limits.load_deadline:
+                raise EngineHung(model=job.model, stage=stage, seconds=self._limits.load_deadline)
+
+    def _answer(self, job: Job, resident: _Resident) -> Usage:
+        worker, number = resident.worker, next(self._numbers)
+        job.now(Working(0.0))
+        worker.send(Generate(number, job.messages, job.settings))
+        began = heard = time.monotonic()
+        told: float | None = None
+        while True:
+            reply = worker.receive(TICK)
+            now = time.monotonic()
+            heard = now if reply else heard
+            match reply:
+                case Text(text):
+                    if text and not told:
+                        job.say(text)
+                case Done(usage, memory):
+                    resident.memory = memory
+                    return usage
+                case Failed(error):
+                    raise error
+                case Gone(signal, code):
+                    raise EngineDied(model=job.model, signal=signal, exit_code=code, stage="answer")
+            if told is None and (job.cancelled or job.abandoned(self._limits.abandon_after)):
+                told = now
+                worker.send(Cancel(number))
+            if told is not None and now - told > (CLOSE_GRACE if self._closing else CANCEL_GRACE):
+                self._drop(job.model, kill=True)
+                return Usage(0, 0, 0, 0.0, now - began, "cancelled")
+            if now - heard > self._limits.silence_limit:
+                raise EngineHung(model=job.model, stage="answer", seconds=self._limits.silence_limit)
+
+    def _resident_bytes(self) -> list[Resident]:
+        return [Resident(model, one.memory, one.worker.pid) for model, one in self._residents.items()]
+
+    def _drop(self, model: str, kill: bool = False) -> None:
+        with self._wake:
+            resident = self._residents.pop(model, None)
+        if resident is not None:
+            log.info("%s unloaded", model)
+            resident.worker.kill() if kill else resident.worker.close()
+
+    def _unload_idle(self) -> None:
+        limit = time.monotonic() - self._limits.idle_unload
+        for model in [model for model, one in self._residents.items() if one.used <= limit]:
+            self._drop(model)
