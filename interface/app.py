@@ -1,0 +1,68 @@
+"""The page as a whole: tabs, look and guards; and serving it. Wired and ended by launch.py."""
+
+from __future__ import annotations
+
+import socket
+
+import gradio as gr
+
+from interface import chat, guards, models
+from interface.desk import Desk, label
+from interface.i18n import t
+from interface.theme import CSS, head, theme, translations
+
+PORTS_TRIED = 40
+
+
+def build(desk: Desk) -> gr.Blocks:
+    """The app's Blocks, for this desk."""
+    title = " · ".join(t("app.name", lang) for lang in ("zh", "en"))
+    with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, fill_width=True) as demo:
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab(label("chat.tab"), id="chat", elem_id="chat-tab", scale=1):
+                talk = chat.build(desk, demo)
+            with gr.Tab(label("models.tab"), id="models", elem_id="models-tab") as tab:
+                cards = models.build(desk)
+        models.wire(desk, cards, talk, tab)
+    return demo
+
+
+def serve(desk: Desk, demo: gr.Blocks, port: int) -> str:
+    """Starts answering HTTP on `port` and returns the address; comes back at once."""
+    server = desk.config.server
+    demo.queue(default_concurrency_limit=None)
+    demo.launch(
+        server_name=server.host,
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        max_threads=100,  # each page that follows an answer holds one
+        max_file_size="20mb",
+        allowed_paths=[],
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        theme=theme(),
+        css_paths=CSS,
+        head=head(desk.config.interface.lang),
+        i18n=translations(),
+        app_kwargs={"middleware": guards.middleware(server.host, server.allow_hosts)},
+    )
+    host = "127.0.0.1" if server.host in ("0.0.0.0", "::") else server.host  # noqa: S104  a comparison
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def free_port(host: str, wanted: int, exact: bool) -> int | None:
+    """`wanted` if it is free, else, unless `exact`, the next one that is; None if there is none. 0 takes any."""
+    for port in [wanted] if exact else range(wanted, wanted + PORTS_TRIED):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            # As the server itself will: a port in TIME_WAIT is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    return None

@@ -1,0 +1,67 @@
+"""What the pages work with, in one value; and the few questions that every page asks of a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from configs.schema import AppConfig
+from engines.library import Library
+from engines.runner import Runner
+from engines.worker import Worker
+from interface.answers import Answers
+from interface.downloads import Downloads
+from interface.history import Store
+from interface.i18n import Lang, lang_of
+
+LANG_COOKIE = "shusheng_lang"
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """The app's parts, wired by launch.py."""
+
+    config: AppConfig
+    library: Library
+    runner: Runner
+    store: Store
+    answers: Answers
+    downloads: Downloads
+
+    @classmethod
+    def open(cls, library: Library) -> Desk:
+        """The parts of an app that works on `library`'s data folder."""
+        config = library.config
+        runner = Runner(library, config.limits, lambda: Worker(config.data / "logs" / "engine.log"))
+        store = Store(config.data / "conversations.sqlite3")
+        store.settle()
+        return cls(config, library, runner, store, Answers(runner, store), Downloads(library))
+
+    def start(self) -> None:
+        """Gets the first model ready, so that the first question does not wait for it."""
+        model = self.config.models.model
+        if self.library.folder(model) is not None:
+            self.runner.load(model)
+        else:
+            self.downloads.start(model, lambda: self.runner.load(model))
+
+    def close(self) -> None:
+        """Ends everything: answers are cut and written, no process stays."""
+        self.downloads.close()
+        self.runner.close()
+        self.answers.close()
+        self.store.close()
+
+    def lang(self, request: gr.Request | None) -> Lang:
+        """The reader's language: as configured, as the page was shown, or as the browser asks for."""
+        if self.config.interface.lang != "auto":
+            return lang_of(self.config.interface.lang)
+        if request is None:
+            return "en"
+        return lang_of(request.cookies.get(LANG_COOKIE) or request.headers.get("accept-language"))
+
+
+def label(key: str) -> gr.i18n.I18nData:
+    """A sentence that the browser puts in, in its language, wherever Gradio takes a label."""
+    return gr.I18n()(key.replace(".", "_"))

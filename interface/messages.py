@@ -1,0 +1,120 @@
+"""Errors and plans -> words. The only place that words either; everything else passes facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from configs.errors import ConfigError
+from engines.acquire import Progress
+from engines.errors import AppError
+from engines.memory import MemoryPlan, Note
+from interface.i18n import Lang, seconds_text, t, texts
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What to tell a person: what happened, and what to do."""
+
+    title: str
+    body: str
+    hint: str
+
+    @property
+    def line(self) -> str:
+        return f"{self.title}. {self.body} {self.hint}".strip()
+
+
+def explain(error: AppError | ConfigError | Mapping[str, Any], lang: Lang) -> Notice:
+    """The words for an error, or for what `record` made of one."""
+    if isinstance(error, AppError | ConfigError):
+        code, facts = error.code, error.facts
+    else:
+        code, facts = error["code"], error["facts"]
+    if f"error.{code}.title" not in texts(lang):
+        code, facts = "internal", {}
+    words = _worded(code, facts, lang)
+    hint = f"error.{code}.hint"
+    if "nearest" in facts and not facts["nearest"]:
+        # Nothing was near enough to ask "did you mean": only the list remains of the sentence.
+        return Notice(t(f"error.{code}.title", lang), t(f"error.{code}.body", lang, **words), facts.get("known", ""))
+    return Notice(
+        t(f"error.{code}.title", lang, **words), t(f"error.{code}.body", lang, **words), t(hint, lang, **words)
+    )
+
+
+def record(error: AppError) -> dict[str, Any]:
+    """The error as plain values, to be kept with a conversation and worded whenever it is shown."""
+    facts = {name: plan_dict(value) if isinstance(value, MemoryPlan) else value for name, value in error.facts.items()}
+    return {"code": error.code, "facts": facts}
+
+
+def plan_dict(plan: MemoryPlan) -> dict[str, Any]:
+    """A plan as plain values: what `plan --json` prints, but with reasons and remedies still unworded."""
+    device = plan.device
+    return {
+        "model": plan.model,
+        "verdict": plan.verdict,
+        "reasons": [{"code": note.code, "facts": dict(note.facts)} for note in plan.reasons],
+        "remedies": [{"code": note.code, "facts": dict(note.facts)} for note in plan.remedies],
+        "device": {"name": device.name, "kind": device.kind, "total": device.total, "free": device.free},
+        "need": asdict(plan.need) | {"total": plan.need.total},
+        "settings": asdict(plan.settings),
+        "forced": plan.forced,
+    }
+
+
+def plan_notes(notes: Iterable[Note] | Iterable[Mapping[str, Any]], lang: Lang) -> list[str]:
+    """Reasons or remedies as sentences."""
+    pairs = ((one.code, one.facts) if isinstance(one, Note) else (one["code"], one["facts"]) for one in notes)
+    return [t(f"plan.{code}", lang, **facts) for code, facts in pairs]
+
+
+def progress_text(progress: Progress, lang: Lang) -> str:
+    """A download's line: bytes, speed, time left, and where from."""
+    if progress.stage != "downloading":
+        return t(f"models.stage_{progress.stage}", lang) + "…"
+    unknown = t("models.unknown_time", lang)
+    left = unknown if progress.seconds_left is None else seconds_text(progress.seconds_left, lang)
+    line = t(
+        "models.stage_downloading", lang,
+        done=progress.done, total=progress.total, speed=int(progress.speed), left=left,
+    )  # fmt: skip
+    return f"{line} · " + t("models.from", lang, source=t(f"models.source_{progress.source}", lang))
+
+
+def sentences(parts: Iterable[str], lang: Lang) -> str:
+    """Sentences one after the other, as the language sets them."""
+    return ("" if lang == "zh" else " ").join(parts)
+
+
+def _worded(code: str, facts: Mapping[str, Any], lang: Lang) -> dict[str, Any]:
+    """The facts with those that are codes themselves put into words."""
+    words = dict(facts)
+    if "stage" in facts:
+        words["doing"] = t("doing.answer" if facts["stage"] == "answer" else "doing.load", lang)
+    if code == "engine_died":
+        words["how"] = t("how.signal" if facts.get("signal") else "how.exit", lang, **facts)
+    if code == "download_failed":
+        words["source"] = t(f"models.source_{facts['source']}", lang)
+        words["reason"] = t(f"reason.{facts['kind']}", lang)
+    if code == "model_corrupt" and f"problem.{facts['problem']}" in texts(lang):
+        words["problem"] = t(f"problem.{facts['problem']}", lang, **facts)
+    if code == "model_missing":
+        words["tried"] = "".join(f" {_tried(one, lang)}" for one in facts.get("tried", ()))
+    if code == "not_enough_memory":
+        plan = plan_dict(facts["plan"]) if isinstance(facts["plan"], MemoryPlan) else facts["plan"]
+        words["model"] = plan["model"]
+        words["reasons"] = sentences(plan_notes(plan["reasons"], lang), lang)
+        words["remedies"] = sentences(plan_notes(plan["remedies"], lang), lang)
+    return words
+
+
+def _tried(one: tuple[str, str, Mapping[str, Any]], lang: Lang) -> str:
+    """One source that was tried in vain, and why."""
+    source, code, facts = one
+    name = t(f"models.source_{source}", lang)
+    if code == "download_failed":
+        return f"{name}: " + t("reason." + facts["kind"], lang) + "."
+    return f"{name}: " + explain({"code": code, "facts": facts}, lang).body

@@ -1,0 +1,88 @@
+"""Messages -> what Gradio's Chatbot shows, with everything a model or a person wrote visible as written.
+
+The Chatbot drops raw HTML that it holds unsafe, and with it a reply that is nothing else; it fetches images from
+anywhere, and takes any two dollars for a formula. So that markup is written as entities, outside code and formulas;
+the spelling with zeros is nobody else's, and `plain` (and theme.py's script, for what is copied) undoes it.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+
+from markdown_it import MarkdownIt
+
+from interface.messages import Notice
+
+LATEX = [
+    {"left": "$$", "right": "$$", "display": True},
+    {"left": "\\[", "right": "\\]", "display": True},
+    {"left": "\\(", "right": "\\)", "display": False},
+    {"left": "$", "right": "$", "display": False},
+]
+
+
+ENTITIES = {char: f"&#{ord(char):05};" for char in "<&!$"}
+
+_MARKUP = re.compile(r"<(?=[A-Za-z/!?])|&(?=[A-Za-z#])|!(?=\[)|\$")
+_INLINE = re.compile(
+    r"(?P<ticks>(?<!`)`+(?!`))(?:(?!\n\s*\n).)+?(?<!`)(?P=ticks)(?!`)"  # code in a line
+    r"|\$\$.+?\$\$|\\\[.+?\\\]|\\\(.+?\\\)"  # formulas
+    r"|\$(?=\S)[^$\n]+?(?<=\S)\$(?!\d)",  # "$5 and $6" is none
+    re.DOTALL,
+)
+_BLOCKS = MarkdownIt("commonmark")
+
+
+def show(text: str) -> str:
+    """Markdown that stays Markdown, with HTML, entities, images and lone dollars as visible text."""
+    if not _MARKUP.search(text):
+        return text
+    return "".join(part if is_code else _written_out(part) for is_code, part in _split_code(text))
+
+
+def plain(text: str) -> str:
+    """What `show` was given."""
+    for char, entity in ENTITIES.items():
+        text = text.replace(entity, char)
+    return text
+
+
+def _split_code(text: str) -> Iterator[tuple[bool, str]]:
+    """The text in pieces: code blocks, finished or not, and what lies between them."""
+    lines = text.splitlines(keepends=True)
+    done = 0
+    for token in _BLOCKS.parse(text):
+        if token.type in ("fence", "code_block") and token.map:
+            first, last = token.map
+            yield False, "".join(lines[done:first])
+            yield True, "".join(lines[first:last])
+            done = last
+    yield False, "".join(lines[done:])
+
+
+def _written_out(text: str) -> str:
+    parts: list[str] = []
+    position = 0
+    for found in _INLINE.finditer(text):
+        parts += [_as_entities(text[position : found.start()]), found[0]]
+        position = found.end()
+    return "".join([*parts, _as_entities(text[position:])])
+
+
+def _as_entities(text: str) -> str:
+    return _MARKUP.sub(lambda found: ENTITIES[found[0]], text)
+
+
+def status_html(line: str) -> str:
+    """A line about the answer, announced to screen readers when it changes."""
+    return f'<div class="status" role="status">{html.escape(line)}</div>'
+
+
+def notice_html(notice: Notice) -> str:
+    """Something that a person should know before going on."""
+    return (
+        f'<div class="notice" role="alert"><strong>{html.escape(notice.title)}.</strong> '
+        f"{html.escape(notice.body)} {html.escape(notice.hint)}</div>"
+    )

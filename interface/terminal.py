@@ -1,0 +1,224 @@
+"""The commands that answer in a terminal: chat, plan, models. Words go to the reader, errors to launch.py."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from engines.acquire import Progress, acquire
+from engines.base import GenerationSettings, Message, Usage
+from engines.errors import AppError
+from engines.job import Delta, Loading
+from engines.library import Library
+from engines.memory import DeviceMemory
+from engines.probe import device_memory
+from engines.runner import Runner
+from engines.worker import Worker
+from interface.i18n import Lang, bytes_text, t
+from interface.messages import explain, plan_dict, plan_notes, progress_text
+
+# -- chat -------------------------------------------------------------------------------------------------------------
+
+
+def chat(library: Library, lang: Lang) -> int:
+    """A conversation in the terminal. Piped input is one question, and nothing but its answer is printed."""
+    config = library.config
+    runner = Runner(library, config.limits, lambda: Worker(config.data / "logs" / "engine.log"))
+    try:
+        talk = _Talk(library, runner, lang, quiet=not sys.stdin.isatty())
+        return talk.interactive() if sys.stdin.isatty() else talk.piped(sys.stdin.read())
+    finally:
+        runner.close()
+
+
+class _Talk:
+    """One conversation in memory."""
+
+    def __init__(self, library: Library, runner: Runner, lang: Lang, quiet: bool) -> None:
+        self._runner, self._lang, self._quiet = runner, lang, quiet
+        self._spec = library.spec(library.config.models.model)
+        self._settings = GenerationSettings.of(self._spec.defaults)
+        self._system = ""
+        self._turns: list[Message] = []
+        self._shown = ""
+
+    def piped(self, question: str) -> int:
+        """Answers one question. An error is for launch.py to word."""
+        if question.strip():
+            self._answer(question.rstrip("\n"))
+        return 0
+
+    def interactive(self) -> int:
+        """Asks and answers until /exit or Ctrl-D. Ctrl-C ends an answer, or clears the line."""
+        import contextlib
+
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  line editing and recall for input()
+        print(t("terminal.hint", self._lang, title=self._spec.title))
+        while True:
+            try:
+                text = input(f"\n{t('terminal.you', self._lang)}> ")
+            except KeyboardInterrupt:
+                continue
+            except EOFError:
+                print()
+                return 0
+            if text.startswith("/"):
+                if not self._command(text):
+                    return 0
+            elif text.strip():
+                try:
+                    self._answer(text)
+                except AppError as error:
+                    print(explain(error, self._lang).line, file=sys.stderr)
+
+    def _command(self, line: str) -> bool:
+        """Does what a /command says; False when it says to leave."""
+        name, _, rest = line.partition(" ")
+        match name:
+            case "/exit" | "/quit":
+                return False
+            case "/clear":
+                self._turns = []
+                print(t("terminal.cleared", self._lang))
+            case "/system":
+                self._system = rest.strip()
+                print(t("terminal.system_set" if self._system else "terminal.system_default", self._lang))
+            case _:
+                print(t("terminal.unknown_command", self._lang, command=name))
+        return True
+
+    def _answer(self, question: str) -> None:
+        turns = [*self._turns, Message.of("user", question)]
+        system = [Message.of("system", self._system)] if self._system else []
+        job = self._runner.submit(self._spec.id, [*system, *turns], self._settings)
+        events = iter(job)
+        while True:
+            try:
+                event = next(events, None)
+                if isinstance(event, Delta):
+                    self._status("")
+                    print(event.text, end="", flush=True)
+                elif isinstance(event, Loading):
+                    self._status(t("terminal.loading", self._lang, title=self._spec.title))
+                elif isinstance(event, Usage) or event is None:
+                    break
+            except KeyboardInterrupt:
+                job.cancel()
+                # A generator that was interrupted is finished: the rest is read by a new one.
+                events = (one for one in job.watch() if isinstance(one, Usage))
+        print()
+        self._turns = [*turns, Message.of("assistant", job.text)] if job.text else self._turns
+
+    def _status(self, line: str) -> None:
+        """A line that the answer overwrites."""
+        if line != self._shown and not self._quiet and sys.stderr.isatty():
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+        self._shown = line
+
+
+# -- plan and models --------------------------------------------------------------------------------------------------
+
+
+def plan(
+    library: Library, model: str, memory: int | None, total: int | None, context: int | None, force: bool,
+    as_json: bool, lang: Lang,
+) -> int:  # fmt: skip
+    """Prints what the guard says, here or of a card described by `memory` and `total`; 0 to load, 3 not to."""
+    device = _described(memory, total) if memory is not None or total is not None else None
+    planned = library.plan(model, (), device, context, force)
+    if as_json:
+        words = {"reasons": plan_notes(planned.reasons, lang), "remedies": plan_notes(planned.remedies, lang)}
+        print(json.dumps(plan_dict(planned) | words, ensure_ascii=False, indent=2))
+    else:
+        print(f"{planned.model}: {t(f'plan.verdict_{planned.verdict}', lang)}")
+        print(t("plan.device", lang, name=planned.device.name, free=planned.device.free, total=planned.device.total))
+        need = planned.need
+        for name, size in (
+            ("weights", need.weights), ("kv_cache", need.kv_cache), ("vision", need.vision),
+            ("workspace", need.workspace), ("runtime", need.context), ("total", need.total),
+        ):  # fmt: skip
+            if size:
+                print(f"  {bytes_text(size):>10}  {t(f'plan.{name}', lang)}")
+        settings = planned.settings
+        print(t("plan.settings", lang, dtype=settings.dtype, device=settings.device, context=settings.context))
+        for line in (*plan_notes(planned.reasons, lang), *plan_notes(planned.remedies, lang)):
+            print(f"- {line}")
+    return 0 if planned.verdict == "load" else 3
+
+
+def _described(memory: int | None, total: int | None) -> DeviceMemory:
+    """A card that is not here, beside this machine's main memory."""
+    here = device_memory()
+    whole = max(total or 0, memory or 0)
+    return DeviceMemory("--memory", "cuda", whole, whole if memory is None else memory, here.host_total, here.host_free)
+
+
+def models(library: Library, lang: Lang) -> int:
+    """Lists the catalogue: each model, whether it is here, its size, and what the guard says."""
+    rows = [tuple(t(f"list.{name}", lang) for name in ("id", "state", "size", "plan"))]
+    for spec in library.catalogue.models:
+        state = t("models.ready" if library.folder(spec.id) else "models.absent", lang)
+        planned = library.plan(spec.id)
+        words = f"{t(f'plan.verdict_{planned.verdict}', lang)} ({bytes_text(planned.need.total)})"
+        demo = f" ({t('models.demo', lang)})" if spec.demo else ""
+        rows.append((spec.id + demo, state, bytes_text(spec.download), words))
+    widths = [max(_width(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        print("  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+def get(library: Library, model: str, lang: Lang) -> int:
+    """Downloads a model, with a line of progress; at once if it is here. Ctrl-C keeps what has come."""
+    spec = library.spec(model)
+    if library.folder(model) is None:
+        print(t("app.fetching", lang, title=spec.title, size=spec.download), flush=True)
+        with _interruptible() as interrupted:
+            acquire(spec, library.config, _ProgressLine(lang), lambda: bool(interrupted))
+    print(t("models.done", lang, title=spec.title))
+    return 0
+
+
+class _ProgressLine:
+    """Progress as one line that is overwritten, or, where there is no terminal, a line now and then."""
+
+    def __init__(self, lang: Lang) -> None:
+        self._lang = lang
+        self._said = 0.0
+        self._stage = ""
+
+    def __call__(self, progress: Progress) -> None:
+        terminal = sys.stderr.isatty()
+        now = time.monotonic()
+        if progress.stage == self._stage and now - self._said < (0.2 if terminal else 5):
+            return
+        self._said, self._stage = now, progress.stage
+        line = progress_text(progress, self._lang)
+        print(f"\r\x1b[K{line}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM fill the list in place of ending the program, so that the transfer ends in order."""
+    import signal
+
+    seen: list[int] = []
+    before = {
+        number: signal.signal(number, lambda got, _: seen.append(got)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _width(text: str) -> int:
+    """Columns in a terminal: a hanzi takes two."""
+    import unicodedata
+
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)

@@ -1,0 +1,83 @@
+"""The look: paper and ink, and one red seal. Fonts are the reader's own: nothing is fetched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gradio as gr
+
+from configs.schema import Lang
+from interface.desk import LANG_COOKIE
+from interface.i18n import LANGS, texts
+
+CSS = Path(__file__).with_name("style.css")
+
+SANS = ("system-ui", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
+MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Noto Sans Mono CJK SC", "monospace")
+
+INK = gr.themes.Color("#f7f5f0", "#efece4", "#dfdbd0", "#c6c1b4", "#a39e92", "#7d796f", "#5f5c55", "#46443f",
+                      "#302f2c", "#232220", "#191817", name="ink")  # fmt: skip
+SEAL = gr.themes.Color("#fdf3f0", "#fae3dd", "#f3c5ba", "#e89e8d", "#d9725c", "#c3503a", "#a93f2b", "#8b3323",
+                       "#6d291d", "#4f1f17", "#351410", name="seal")  # fmt: skip
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's base theme in our colours and with fonts that are on every computer."""
+    return gr.themes.Base(
+        primary_hue=SEAL, secondary_hue=INK, neutral_hue=INK, font=SANS, font_mono=MONO, radius_size="md",
+        text_size="md", spacing_size="md",
+    ).set(
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="*neutral_950",
+        block_background_fill="transparent",
+        block_background_fill_dark="transparent",
+        block_border_width="0px",
+        button_primary_background_fill="*primary_500",
+        button_primary_background_fill_hover="*primary_600",
+        button_primary_background_fill_dark="*primary_500",
+        button_primary_background_fill_hover_dark="*primary_400",
+        input_background_fill="white",
+        input_background_fill_dark="*neutral_900",
+    )  # fmt: skip
+
+
+def head(lang: Lang) -> str:
+    """A script that runs before the page: settles its language, and undoes entities in what is copied or edited.
+
+    Gradio translates its labels by navigator.language; the server reads the same choice from a cookie.
+    """
+    return "<script>" + _HEAD.replace("LANG", json.dumps(lang)).replace("COOKIE", json.dumps(LANG_COOKIE)) + "</script>"
+
+
+def translations() -> gr.I18n:
+    """Our sentences for the labels that the browser puts in."""
+    words = {lang: {key.replace(".", "_"): text for key, text in texts(lang).items()} for lang in LANGS}
+    return gr.I18n(**{"en": words["en"], "zh": words["zh"], "zh-CN": words["zh"]})
+
+
+_HEAD = """
+(() => {
+  const fixed = LANG;
+  const wanted = fixed === "auto" ? (localStorage.getItem(COOKIE) || navigator.language || "en") : fixed;
+  const lang = wanted.toLowerCase().startsWith("zh") ? "zh-CN" : "en";
+  Object.defineProperty(navigator, "language", { get: () => lang, configurable: true });
+  Object.defineProperty(navigator, "languages", { get: () => [lang], configurable: true });
+  document.cookie = COOKIE + "=" + lang + "; path=/; SameSite=Lax";
+  // The characters that render.show writes as entities.
+  const clean = (text) => text.replace(/&#000(33|36|38|60);/g, (_, code) => String.fromCharCode(code));
+  if (navigator.clipboard) {
+    const write = navigator.clipboard.writeText.bind(navigator.clipboard);
+    navigator.clipboard.writeText = (text) => write(clean(text));
+  }
+  document.addEventListener("click", () => requestAnimationFrame(() => {
+    for (const box of document.querySelectorAll("#chat textarea")) {
+      const text = clean(box.value);
+      if (text !== box.value) {
+        box.value = text;
+        box.dispatchEvent(new Event("input", { bubbles: true }));
+      }
+    }
+  }));
+})();
+"""

@@ -1,0 +1,223 @@
+"""The command line: serve (the default), chat, plan, models. Wires everything, and owns the signals.
+
+`python launch.py --help` lists the flags. Heavy libraries are imported when a command needs them, never here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+import webbrowser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import NoReturn
+
+from configs.errors import ConfigError
+from configs.load import load_catalogue, load_config
+from configs.schema import AppConfig
+from engines.errors import AppError, ModelUnknown
+from engines.library import Library
+from interface import terminal
+from interface.i18n import Lang, lang_of, t
+from interface.messages import explain
+
+COMMANDS = ("serve", "chat", "plan", "models")
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """The command line. None means that a flag was not given, and configuration decides."""
+
+    command: str = "serve"
+    target: str | None = None
+    """The model of `plan`; what to do with `models` (get, remove) and to which."""
+    model_argument: str | None = None
+    host: str | None = None
+    port: int | None = None
+    browser: bool | None = None
+    data: Path | None = None
+    offline: bool | None = None
+    lang: str | None = None
+    model: str | None = None
+    fake: bool = False
+    memory: int | None = None
+    total: int | None = None
+    context: int | None = None
+    force: bool = False
+    json: bool = False
+
+    @property
+    def overrides(self) -> dict[str, object]:
+        """What goes before configuration, by its keys."""
+        keys = ("host", "port", "browser", "data", "offline", "lang", "model")
+        return {key: getattr(self, key) for key in keys}
+
+
+def parse_args(argv: Sequence[str]) -> Arguments:
+    """The command line as a value. Raises ConfigError for a flag or command that does not exist."""
+    argv = list(argv)
+    command = argv.pop(0) if argv and not argv[0].startswith("-") else "serve"
+    if command not in COMMANDS:
+        raise ConfigError.unknown("config_unknown_command", command, COMMANDS)
+    values = vars(_parser(command).parse_args(argv))
+    return Arguments(command, **{name: value for name, value in values.items() if value is not None})
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but an unknown flag names the nearest one, and every failure is a ConfigError."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
+        values, unknown = self.parse_known_args(args)
+        if unknown:
+            known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+            raise ConfigError.unknown("config_unknown_flag", unknown[0].split("=")[0], known)
+        return values
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(
+            "config_value", file=self.prog, where="command line", value=" ".join(sys.argv[1:]), detail=message
+        )
+
+
+def _parser(command: str) -> _Parser:
+    parser = _Parser(prog=f"launch.py {command}", description=_HELP[command], allow_abbrev=False)
+    add = parser.add_argument
+    add(
+        "--data", type=lambda text: Path(text).expanduser().absolute(), help="folder for models, conversations and logs"
+    )
+    add("--lang", choices=("auto", "en", "zh"), help="language of the page and the terminal")
+    add("--offline", action="store_true", default=None, help="never ask the network for a model")
+    add("--fake", action="store_true", default=None, help="answer with the scripted engine, to try the app itself")
+    if command in ("serve", "chat"):
+        add("--model", help="the model to start with")
+    if command == "serve":
+        add("--host", help="address to listen on; 127.0.0.1 is this computer only")
+        add("--port", type=int, help="port to listen on; 0 takes any free one")
+        add("--no-browser", dest="browser", action="store_false", default=None, help="do not open a browser")
+    if command == "plan":
+        add("target", metavar="MODEL", help="a model of the catalogue")
+        add("--memory", type=parse_size, metavar="SIZE", help="plan for a card with so much free memory, e.g. 7.4GiB")
+        add("--total", type=parse_size, metavar="SIZE", help="that card's whole memory")
+        add("--context", type=int, metavar="TOKENS", help="tokens of conversation to make room for")
+        add("--force", action="store_true", default=None, help="plan a load that the guard refuses")
+        add("--json", action="store_true", default=None, help="print one JSON object, sizes in bytes")
+    if command == "models":
+        add("target", nargs="?", choices=("get",), help="get: download a model")
+        add("model_argument", nargs="?", metavar="MODEL")
+    return parser
+
+
+_HELP = {
+    "serve": "Serve the page (the default command). Others: chat, plan, models.",
+    "chat": "Chat in the terminal. Piped input is answered, and only the answer is printed.",
+    "plan": "What the memory guard says about a model, here or on a card described by hand. Exit code 0 load, 3 not.",
+    "models": "List the models and how they are; `models get MODEL` downloads one.",
+}
+
+_UNITS = {"b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "7.4GiB", "800 MB" or "12345"."""
+    number = text.strip().rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    unit = text.strip()[len(number) :].lower() or "b"
+    try:
+        return int(float(number) * _UNITS[unit])
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 7.4GiB") from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; the exit code: 0 done, 1 failed, 2 wrong command line or configuration, 3 the guard said no."""
+    lang = lang_of(os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES") or os.environ.get("LANG"))
+    try:
+        arguments = parse_args(sys.argv[1:] if argv is None else argv)
+        config = load_config(arguments.overrides, os.environ)
+        lang = lang if config.interface.lang == "auto" else lang_of(config.interface.lang)
+        library = Library(config, load_catalogue(), fake=arguments.fake)
+        library.spec(config.models.model)
+        _prepare(config)
+        return _run(arguments, library, lang)
+    except (ConfigError, AppError) as error:
+        print(explain(error, lang).line, file=sys.stderr)
+        return 2 if isinstance(error, ConfigError | ModelUnknown) else 1
+
+
+def _run(arguments: Arguments, library: Library, lang: Lang) -> int:
+    match arguments.command:
+        case "plan":
+            given = arguments
+            return terminal.plan(
+                library, given.target or "", given.memory, given.total, given.context, given.force, given.json, lang
+            )
+        case "models" if arguments.target == "get":
+            return terminal.get(library, arguments.model_argument or library.config.models.model, lang)
+        case "models":
+            return terminal.models(library, lang)
+        case "chat":
+            return terminal.chat(library, lang)
+        case _:
+            return serve(library, lang, exact_port=arguments.port is not None)
+
+
+def serve(library: Library, lang: Lang, exact_port: bool) -> int:
+    """Serves the page until a signal ends it: then answers are cut and saved, and no process stays behind."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # A second signal does not wait.
+        signal.signal(number, lambda *_: os._exit(1) if stop.is_set() else stop.set())
+    # The other commands need no page, and start in a tenth of the time without Gradio.
+    from interface import app
+    from interface.desk import Desk
+
+    config = library.config
+    port = app.free_port(config.server.host, config.server.port, exact_port)
+    if port is None:
+        raise ConfigError("port_taken", port=config.server.port)
+    desk = Desk.open(library)
+    demo = app.build(desk)
+    address = app.serve(desk, demo, port)
+    if port != config.server.port and config.server.port:
+        print(t("app.port_taken", lang, wanted=config.server.port, port=port))
+    print(t("app.serving", lang, url=address))
+    print(t("app.stop_hint", lang, data=config.data), flush=True)
+    if config.server.browser and _has_display():
+        webbrowser.open(address)
+    desk.start()
+    stop.wait()
+    print(t("app.stopping", lang), flush=True)
+    desk.close()
+    demo.close(verbose=False)
+    return 0
+
+
+def _prepare(config: AppConfig) -> None:
+    """The process's environment and its log, before any library reads them."""
+    logs = config.data / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    handler = RotatingFileHandler(logs / "app.log", maxBytes=2**20, backupCount=2, encoding="utf-8")
+    logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_TEMP_DIR"] = str(config.data / "uploads")
+    # Behind a proxy, Gradio would ask the proxy for its own loopback address.
+    for name in ("no_proxy", "NO_PROXY"):
+        listed = [part for part in os.environ.get(name, "").split(",") if part]
+        os.environ[name] = ",".join(dict.fromkeys([*listed, "localhost", "127.0.0.1", "::1"]))
+
+
+def _has_display() -> bool:
+    if sys.platform in ("win32", "darwin"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

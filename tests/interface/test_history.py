@@ -1,0 +1,110 @@
+"""Conversations on disk: what is committed stays, and nothing that was said is ever overwritten."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engines.base import GenerationSettings, Usage
+from engines.errors import HistoryUnavailable
+from interface.history import MIGRATIONS, Store
+
+SETTINGS = GenerationSettings(temperature=0.3, seed=7)
+USAGE = Usage(10, 4, 20, 0.5, 2.0, "stop", 8192, 1)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "c.sqlite3")
+    yield store
+    store.close()
+
+
+def said(store: Store, conversation: str) -> list[tuple[str, str]]:
+    return [(one.role, one.text) for one in store.path(conversation)]
+
+
+def test_a_conversation_and_what_it_is_held_with(store: Store, tmp_path: Path) -> None:
+    id = store.create("model", "Be brief.", SETTINGS)
+    store.add(id, "user", "  你好,\n world  ")
+    row = store.add(id, "assistant", "", "growing")
+    store.write(row, "hello", "complete", USAGE)
+    again = Store(tmp_path / "c.sqlite3")
+    assert said(again, id) == [("user", "  你好,\n world  "), ("assistant", "hello")]
+    assert again.path(id)[1].usage == USAGE
+    found = again.conversation(id)
+    assert found and (found.title, found.model, found.system, found.settings) == (
+        "你好, world", "model", "Be brief.", SETTINGS,
+    )  # fmt: skip
+    again.close()
+
+
+def test_ids_cannot_be_guessed_and_unknown_ones_are_nobodys(store: Store) -> None:
+    ids = {store.create("m", "", SETTINGS) for _ in range(50)}
+    assert len(ids) == 50 and all(len(id) >= 16 for id in ids)
+    assert store.conversation("nothing") is None and store.path("nothing") == []
+
+
+def test_an_edit_starts_a_branch_and_keeps_the_old_one(store: Store, tmp_path: Path) -> None:
+    id = store.create("m", "", SETTINGS)
+    for n in range(4):
+        store.add(id, "assistant" if n % 2 else "user", f"{n}")
+    question = store.path(id)[2]
+    store.rewind(id, question.id)
+    store.add(id, "user", "2 again")
+    assert [text for _, text in said(store, id)] == ["0", "1", "2 again"]
+    with sqlite3.connect(tmp_path / "c.sqlite3") as db:
+        assert db.execute("SELECT count(*) FROM messages").fetchone() == (5,)
+
+
+def test_rewinding_to_the_first_message_empties_what_is_shown(store: Store) -> None:
+    id = store.create("m", "", SETTINGS)
+    store.rewind(id, store.add(id, "user", "x"))
+    assert store.path(id) == []
+    store.add(id, "user", "y")
+    assert said(store, id) == [("user", "y")]
+
+
+def test_answers_that_a_killed_app_left_growing_are_closed_as_stopped(store: Store, tmp_path: Path) -> None:
+    id = store.create("m", "", SETTINGS)
+    store.add(id, "user", "x")
+    store.write(store.add(id, "assistant", "", "growing"), "half an ans", "growing")
+    again = Store(tmp_path / "c.sqlite3")
+    assert again.settle() == 1 and again.settle() == 0
+    assert again.path(id)[-1].status == "stopped" and again.path(id)[-1].text == "half an ans"
+    again.close()
+
+
+def test_an_error_is_kept_with_its_answer(store: Store) -> None:
+    id = store.create("m", "", SETTINGS)
+    row = store.add(id, "assistant", "", "growing")
+    store.write(row, "part", "failed", None, {"code": "engine_died", "facts": {"model": "模型"}})
+    assert store.path(id)[0].error == {"code": "engine_died", "facts": {"model": "模型"}}
+
+
+def test_a_long_first_message_makes_a_short_title(store: Store) -> None:
+    id = store.create("m", "", SETTINGS)
+    store.add(id, "user", "word " * 100)
+    found = store.conversation(id)
+    assert found and len(found.title) <= 60
+
+
+def test_it_is_written_through_to_the_disk(store: Store, tmp_path: Path) -> None:
+    assert store._one("PRAGMA journal_mode") == ("wal",) and store._one("PRAGMA synchronous") == (2,)
+    assert store._one("PRAGMA user_version") == (len(MIGRATIONS),)
+
+
+def test_a_full_disk_is_named_and_does_no_harm(store: Store) -> None:
+    id = store.create("m", "", SETTINGS)
+    row = store.add(id, "user", "kept")
+    store._db.execute(f"PRAGMA max_page_count = {store._one('PRAGMA page_count')[0]}")
+    with pytest.raises(HistoryUnavailable) as full:
+        store.write(row, "x" * 100_000, "complete")
+    assert "full" in full.value.facts["detail"]
+    assert said(store, id) == [("user", "kept")]
+    store._db.execute("PRAGMA max_page_count = 100000")
+    store.write(row, "x" * 100_000, "complete")
+    assert store._one("PRAGMA integrity_check") == ("ok",)

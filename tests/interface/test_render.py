@@ -1,0 +1,77 @@
+"""What a model or a person wrote is shown as written, and comes back as written."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from interface.render import plain, show
+
+UNTOUCHED = [
+    "plain **Markdown** with a < b && c > d, 3 & 4, wow! [link](https://a.b)",
+    "`<b>` and ``a ` <i>``",
+    "```html\n<div>&amp;</div>\n```",
+    "```html\n<div>unfinished",
+    "- item\n\n  ```html\n  <div>\n  ```\n",
+    "text\n\n    <indented code>\n\ntext",
+    "~~~~\n```\n<b>\n~~~~",
+    "$a<b$ and $$x<y$$ and \\(a<b\\) and \\[a<b\\]",
+    "你好，世界！",
+]
+
+
+@pytest.mark.parametrize("text", UNTOUCHED)
+def test_code_formulas_and_plain_text_are_untouched(text: str) -> None:
+    assert show(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("<b>x</b>", "&#00060;b>x&#00060;/b>"),
+        ("&lt;", "&#00038;lt;"),
+        ("![x](http://e)", "&#00033;[x](http://e)"),
+        ("it is $5 and $6", "it is &#00036;5 and &#00036;6"),
+        ("a ` tick\n\n<b> ` another", "a ` tick\n\n&#00060;b> ` another"),
+        ("1. item\n\n    <b>not code</b>", "1. item\n\n    &#00060;b>not code&#00060;/b>"),
+        ("`code` <i>", "`code` &#00060;i>"),
+        ("```\n<b>\n```\n<b>", "```\n<b>\n```\n&#00060;b>"),
+        ("<!-- c -->", "&#00060;!-- c -->"),
+    ],
+)
+def test_markup_outside_code_is_written_out(text: str, shown: str) -> None:
+    assert show(text) == shown and plain(shown) == text
+
+
+def test_whatever_was_shown_comes_back() -> None:
+    dice = random.Random(3)
+    pieces = [
+        "<b>",
+        "&amp;",
+        "![",
+        "`",
+        "```\n",
+        "$",
+        "\n\n",
+        "    ",
+        "词",
+        "a",
+        " ",
+        "\\(",
+        "\\)",
+        "- ",
+        "~~~",
+        "\r\n",
+    ]
+    for _ in range(3000):
+        text = "".join(dice.choices(pieces, k=dice.randint(0, 14)))
+        assert plain(show(text)) == text, repr(text)
+
+
+def test_a_long_reply_without_markup_is_not_even_parsed() -> None:
+    text = "a line of words, 50% of it 词语\n" * 20_000
+    began = time.perf_counter()
+    assert show(text) is text
+    assert time.perf_counter() - began < 1

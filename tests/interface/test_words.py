@@ -1,0 +1,135 @@
+"""Every sentence exists in both languages, and every error has words."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import string
+from pathlib import Path
+
+import pytest
+
+from configs.errors import ConfigError
+from configs.load import load_catalogue
+from engines import errors
+from engines.memory import GIB, DeviceMemory, plan_load
+from interface.i18n import LANGS, Lang, bytes_text, lang_of, seconds_text, t, texts
+from interface.messages import explain, plan_dict, plan_notes, record
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_both_languages_say_the_same_things() -> None:
+    assert texts("en").keys() == texts("zh").keys()
+    for key, english in texts("en").items():
+        assert facts_of(english) == facts_of(texts("zh")[key]), key
+
+
+def facts_of(sentence: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(sentence) if name}
+
+
+def test_chinese_is_chinese() -> None:
+    foreign = {"chat.top_p", "models.source_huggingface", "models.source_pypi"}
+    for key, text in texts("zh").items():
+        words = re.sub(r"\{[^}]*\}", "", text)
+        assert not words or key in foreign or re.search(r"[\u4e00-\u9fff]|[？：，。]", words), key
+
+
+def used_keys() -> set[str]:
+    """Every literal key that the code asks for."""
+    keys: set[str] = set()
+    for path in [ROOT / "launch.py", *(ROOT / "interface").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("t", "label"):
+                for one in ast.walk(node.args[0]):
+                    if isinstance(one, ast.Constant) and isinstance(one.value, str) and "." in one.value:
+                        keys.add(one.value)
+    return keys
+
+
+def test_no_sentence_is_missing() -> None:
+    asked = {key for key in used_keys() if not key.startswith(".") and not key.endswith((".", "_"))}
+    assert len(asked) > 40 and asked <= texts("en").keys(), asked - texts("en").keys()
+
+
+def concrete(cls: type) -> list[type]:
+    found = [one for sub in cls.__subclasses__() for one in concrete(sub)]
+    return found or [cls]
+
+
+FACTS: dict[str, dict[str, object]] = {
+    "prompt_too_long": {"tokens": 9000, "limit": 8192},
+    "setting_out_of_range": {"name": "temperature", "value": 3.0, "low": 0.0, "high": 2.0},
+    "still_answering": {},
+    "model_unknown": {"model": "x", "nearest": "y", "known": "y, z"},
+    "model_missing": {"model": "m", "tried": (("modelscope", "download_failed", {"source": "modelscope",
+        "kind": "offline", "detail": ""}), ("huggingface", "model_corrupt", {"file": "f", "problem": "hash"}))},
+    "download_failed": {"source": "modelscope", "kind": "stalled", "detail": "x"},
+    "download_cancelled": {"model": "m"},
+    "model_corrupt": {"file": "a.safetensors", "problem": "truncated"},
+    "model_unsupported": {"file": "config.json", "problem": "mamba"},
+    "unsafe_model": {"file": "pytorch_model.bin"},
+    "out_of_memory": {"model": "m", "stage": "answer"},
+    "disk_full": {"needed": 4 * GIB, "free": GIB, "folder": "/data"},
+    "busy": {"waiting": 16, "limit": 16},
+    "history_unavailable": {"detail": "disk I/O error"},
+    "engine_died": {"model": "m", "signal": "SIGKILL", "exit_code": -9, "stage": "weights"},
+    "engine_hung": {"model": "m", "stage": "answer", "seconds": 120.0},
+    "engine_failed": {"model": "m", "stage": "answer", "kind": "RuntimeError"},
+}  # fmt: skip
+PLAN = plan_load(
+    load_catalogue()["internlm2-chat-1_8b"], DeviceMemory("card", "cuda", 4 * GIB, 3 * GIB, 32 * GIB, 32 * GIB),
+    alternatives=load_catalogue().models,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("lang", LANGS)
+@pytest.mark.parametrize("cls", concrete(errors.AppError), ids=lambda cls: cls.__name__)
+def test_every_error_has_words_and_survives_storing(cls: type[errors.AppError], lang: Lang) -> None:
+    facts = {"plan": PLAN} if cls.code == "not_enough_memory" else FACTS[cls.code]
+    error = cls(**facts)
+    notice = explain(error, lang)
+    assert notice.title and notice.body and "{" not in notice.line
+    assert notice.title != t("error.internal.title", lang)
+    stored = json.loads(json.dumps(record(error)))
+    assert explain(stored, lang) == notice
+
+
+@pytest.mark.parametrize("lang", LANGS)
+def test_every_failure_of_configuration_has_words(lang: Lang) -> None:
+    codes = [key.split(".")[1] for key in texts("en") if key.startswith("error.config_") and key.endswith(".title")]
+    facts = {"name": "prot", "nearest": "port", "known": "host, port", "file": "app.toml", "where": "server",
+             "value": "x", "detail": "d"}  # fmt: skip
+    assert len(codes) >= 6
+    for code in codes:
+        assert "port" in explain(ConfigError(code, **facts), lang).line or code in ("config_value", "config_syntax")
+
+
+def test_nothing_near_means_no_did_you_mean() -> None:
+    notice = explain(ConfigError.unknown("config_unknown_flag", "--zzz", ["--port", "--host"]), "en")
+    assert notice.hint == "--host, --port"
+
+
+def test_an_error_without_words_is_still_one() -> None:
+    assert explain(errors.AppError(model="m"), "en").title == "Something went wrong"
+    assert explain({"code": "from_the_future", "facts": {}}, "zh").title == "出错了"
+
+
+def test_a_plans_notes_in_words() -> None:
+    assert "Does not fit" in plan_notes(PLAN.reasons, "en")[0] and "放不下" in plan_notes(PLAN.reasons, "zh")[0]
+    as_json = json.loads(json.dumps(plan_dict(PLAN)))
+    assert plan_notes(as_json["remedies"], "en") == plan_notes(PLAN.remedies, "en") != []
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (250 * 2**20, "250 MiB"), (5 * GIB, "5.0 GiB")]
+)
+def test_sizes(size: int, text: str) -> None:
+    assert bytes_text(size) == text
+
+
+def test_times_and_languages() -> None:
+    assert [seconds_text(s, "en") for s in (1.25, 120, 7200)] == ["1.2 s", "2 min", "2.0 h"]
+    assert [lang_of(tag) for tag in ("zh-TW", "zh_CN.UTF-8", "ZH", "en-US", "de", None)] == ["zh"] * 3 + ["en"] * 3
