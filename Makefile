@@ -1,0 +1,44 @@
+# make run     sets everything up, and serves the page:  make run ARGS="--port 7999 --no-browser"
+# make test    all tests                                 make test ARGS="-k runner"
+# make check   format, lint and types
+# make bench   the figures that the README quotes
+# make clean   removes the environment and caches; models and conversations (data/) stay
+
+PYTHON ?= python3
+PY = .venv/bin/python
+ARGS ?=
+
+.PHONY: run test check bench screenshots clean
+
+run: .venv/.installed-run
+	@exec $(PY) launch.py $(ARGS)
+
+test: .venv/.installed-dev
+	@sh tools/chromium.sh
+	@exec $(PY) -m pytest $(ARGS)
+
+check: .venv/.installed-dev
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+bench: .venv/.installed-dev
+	$(PY) -m benchmarks.embedded $(ARGS)
+
+screenshots: .venv/.installed-dev
+	@sh tools/chromium.sh
+	$(PY) -m tools.screenshots
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache test-results
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The first set-up also fetches the embedded model; should that fail, the app tries again by itself.
+.venv/.installed-run: requirements.txt requirements-cuda.txt tools/install.py
+	@$(PYTHON) tools/install.py
+	@$(PY) launch.py models get || true
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed-run requirements-dev.txt
+	@$(PYTHON) tools/install.py --dev
+	@touch $@

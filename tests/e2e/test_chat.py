@@ -1,0 +1,172 @@
+"""The chat tab as a person meets it, with the scripted engine behind the real launch.py."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sqlite3
+from pathlib import Path
+
+from playwright.sync_api import expect
+
+from tests.e2e.conftest import OpenPage
+from tests.e2e.person import answers, ask, questions, say, settled, stop_button
+from tools.served import Served
+
+LONG = "fake: words=400 delay=0.02"
+
+
+def test_an_answer_streams_and_then_says_what_it_took(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    say(page, "fake: words=60 delay=0.03")
+    expect(answers(page).last).to_contain_text("word3 ")
+    expect(answers(page).last).not_to_contain_text("word59")
+    expect(answers(page).last).to_contain_text("word59")
+    expect(page.locator("#status")).to_contain_text(re.compile(r"60 tokens · \d+\.\d per second · first after"))
+    expect(page.get_by_label("Message", exact=True)).to_have_value("")
+    settled(page)
+
+
+def test_stop_keeps_what_was_said_and_the_next_question_works_at_once(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    say(page, LONG)
+    expect(answers(page).last).to_contain_text("word5 ")
+    stop_button(page).click()
+    settled(page)
+    expect(answers(page).last).to_contain_text("Stopped")
+    say(page, "and now this")
+    expect(answers(page)).to_have_count(2)
+    expect(answers(page).last).to_contain_text("and now this")
+    expect(answers(page).first).to_contain_text("word5 ")
+    expect(answers(page).first).not_to_contain_text("word399")
+
+
+def test_regenerate_edit_undo_and_a_new_chat(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    ask(page, "first question")
+    expect(answers(page).last).to_contain_text("first question")
+
+    page.get_by_label("Retry").last.click()
+    expect(page.locator("#status")).to_contain_text("tokens")
+    expect(answers(page)).to_have_count(1)
+
+    page.get_by_label("Edit").first.click()
+    page.locator("#chat textarea").fill("a better <b>question</b>")
+    page.get_by_label("Submit").first.click()
+    expect(answers(page).last).to_contain_text("a better <b>question</b>")
+    expect(questions(page)).to_have_count(1)
+
+    page.get_by_label("Undo").last.click()
+    expect(questions(page)).to_have_count(0)
+    expect(page.get_by_label("Message", exact=True)).to_have_value("a better <b>question</b>")
+
+    page.get_by_label("Message", exact=True).press("Enter")
+    settled(page)
+    page.get_by_label("Edit").first.click()
+    expect(page.locator("#chat textarea")).to_have_value("a better <b>question</b>")
+    page.get_by_role("button", name="New chat").click()
+    expect(questions(page)).to_have_count(0)
+    expect(page).to_have_url(re.compile(r"/$"))
+
+
+def test_two_pages_ask_at_once_and_one_waits_with_its_position(fake: Served, open_page: OpenPage) -> None:
+    one, two, three = (open_page(fake.url) for _ in range(3))
+    say(one, LONG)
+    expect(answers(one).last).to_contain_text("word3 ")
+    say(two, "second in line")
+    expect(two.locator("#status")).to_contain_text("Waiting: 1 before you")
+    say(three, "third in line")
+    expect(three.locator("#status")).to_contain_text("Waiting: 2 before you")
+    stop_button(two).click()
+    expect(answers(two).last).to_contain_text("Stopped")
+    expect(three.locator("#status")).to_contain_text("Waiting: 1 before you")
+    stop_button(one).click()
+    expect(answers(three).last).to_contain_text("third in line")
+
+
+def test_a_killed_worker_is_named_in_the_conversation_and_the_next_question_answered(
+    fake: Served, open_page: OpenPage
+) -> None:
+    page = open_page(fake.url)
+    say(page, LONG)
+    expect(answers(page).last).to_contain_text("word5 ")
+    (worker,) = fake.workers()
+    os.kill(worker.pid, signal.SIGKILL)
+    expect(answers(page).last).to_contain_text("The engine stopped")
+    expect(answers(page).last).to_contain_text("SIGKILL")
+    expect(answers(page).last).to_contain_text("word5 ")
+    settled(page)
+    say(page, "are you back?")
+    expect(answers(page).last).to_contain_text("are you back?")
+
+
+def test_a_reload_finds_the_answer_still_growing(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    say(page, "fake: words=200 delay=0.02")
+    expect(answers(page).last).to_contain_text("word9 ")
+    page.reload()
+    expect(answers(page).last).to_contain_text("word0 word1 word2 ")
+    expect(stop_button(page)).to_be_visible()
+    expect(answers(page).last).to_contain_text("word199")
+    settled(page)
+    page.reload()
+    expect(answers(page).last).to_contain_text("word199")
+    expect(page.locator("#status")).to_contain_text("200 tokens")
+
+
+def test_a_second_question_while_one_is_answered_is_not_lost(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    say(page, LONG)
+    expect(answers(page).last).to_contain_text("word3 ")
+    say(page, "too early")
+    expect(page.locator("#notice")).to_contain_text("Still answering")
+    expect(page.get_by_label("Message", exact=True)).to_have_value("too early")
+    stop_button(page).click()
+    settled(page)
+    page.get_by_label("Message", exact=True).press("Enter")
+    expect(answers(page).last).to_contain_text("too early")
+    expect(page.locator("#notice")).not_to_contain_text("Still answering")
+
+
+def test_a_message_that_is_too_long_is_refused_with_its_size(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    say(page, "word " * 9000)
+    expect(answers(page).last).to_contain_text("That message is too long")
+    expect(answers(page).last).to_contain_text("9,000 tokens")
+    expect(answers(page).last).to_contain_text("8,192 fit")
+
+
+def test_an_example_is_asked_with_a_click(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    page.get_by_text("Write a short poem about autumn.").click()
+    expect(answers(page).last).to_contain_text("Write a short poem about autumn.")
+
+
+def test_the_settings_go_with_the_conversation(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    expect(page.get_by_label("number input for Temperature")).to_have_value("0.2")
+    page.locator("#settings .toggle-button").click()
+    page.get_by_label("number input for Temperature").fill("1.3")
+    page.get_by_label("System prompt").fill("Be brief.")
+    ask(page, "hello")
+    page.reload()
+    expect(answers(page)).to_have_count(1)
+    expect(page.get_by_label("number input for Temperature")).to_have_value("1.3")
+    expect(page.get_by_label("System prompt")).to_have_value("Be brief.")
+    page.locator("#settings .toggle-button").click()
+    page.get_by_role("button", name="The model's own settings").click()
+    expect(page.get_by_label("number input for Temperature")).to_have_value("0.2")
+
+
+def test_what_is_said_is_in_the_store_when_the_app_is_ended_in_mid_answer(tmp_path: Path, open_page: OpenPage) -> None:
+    app = Served(tmp_path, "--fake")
+    page = open_page(app.url)
+    say(page, LONG)
+    expect(answers(page).last).to_contain_text("word9 ")
+    page.context.close()
+    assert app.stop() == 0, app.output
+    with sqlite3.connect(tmp_path / "conversations.sqlite3") as db:
+        rows = db.execute("SELECT role, text, status FROM messages ORDER BY id").fetchall()
+    assert rows[0] == ("user", LONG, "complete")
+    assert rows[1][1].startswith("word0 word1 ") and rows[1][2] == "stopped"

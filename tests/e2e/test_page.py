@@ -1,0 +1,178 @@
+"""What the page shows and fetches: text as it was written, nothing from elsewhere, both languages, any width."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.e2e.conftest import OpenPage
+from tests.e2e.person import answers, ask, say
+from tools.served import Served
+
+HTML = [
+    "<script>document.title='pwned'</script>",
+    "<iframe src='/'></iframe>",
+    "<style>body { display: none }</style>",
+    "<b onclick='x'>bold</b>",
+    "<img src=x onerror=alert(1)>",
+    "<meta http-equiv='refresh' content='0;url=/'>",
+    "<base href='/nowhere/'>",
+    "<details open ontoggle=alert(1)>",
+    "<!-- a comment -->",
+    "&lt;p&gt; &amp; &nbsp;",
+]
+
+
+@pytest.mark.parametrize("markup", HTML)
+def test_a_reply_that_is_raw_html_stays_visible_as_text(fake: Served, open_page: OpenPage, markup: str) -> None:
+    page = open_page(fake.url)
+    ask(page, markup)
+    expect(answers(page).last).to_contain_text(markup)
+    expect(page).not_to_have_title("pwned")
+
+
+def test_markdown_code_and_formulas_are_rendered(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    text = "**bold** and `a<b>c`\n\n```python\nprint('<b>')\n```\n\n$e^{i\\pi}$ \\(a<b\\) \\[\\sum x\\] $$y$$"
+    ask(page, text)
+    reply = answers(page).last
+    expect(reply.locator("strong")).to_have_text("bold")
+    expect(reply.locator("p code").first).to_have_text("a<b>c")
+    expect(reply.locator("pre code .token").first).to_be_visible()
+    expect(reply.locator(".katex")).to_have_count(4)
+
+
+def test_copied_text_is_what_was_written(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url, permissions=["clipboard-read", "clipboard-write"])
+    ask(page, "<b>as &amp; written</b>")
+    page.get_by_label("Copy message").last.click()
+    page.wait_for_function("async () => (await navigator.clipboard.readText()).trim() === '<b>as &amp; written</b>'")
+
+
+@pytest.fixture
+def canary() -> Iterator[tuple[str, list[str]]]:
+    """A server that counts who asks it for anything."""
+    hits: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            hits.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", hits
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_remote_images_in_a_reply_are_not_fetched(
+    fake: Served, open_page: OpenPage, canary: tuple[str, list[str]]
+) -> None:
+    address, hits = canary
+    page = open_page(fake.url)
+    ask(page, f"![x]({address}/a?q=secret) <img src='{address}/b'> ![y][1] [1]: {address}/c")
+    expect(answers(page).last).to_contain_text(f"<img src='{address}/b'>")
+    assert answers(page).last.locator("img").count() == 0 and hits == []
+
+
+def test_no_request_leaves_the_machine(fake: Served, open_page: OpenPage, browser: Any) -> None:
+    asked: list[str] = []
+    context = browser.new_context(locale="zh-CN")
+    context.on("request", lambda request: asked.append(request.url))
+    page = context.new_page()
+    page.goto(fake.url)
+    expect(page.locator("#model-state .state")).to_be_visible()
+    say(page, "hello **you** $x^2$\n```python\nx = 1\n```", label="消息")
+    expect(page.locator("#status")).to_contain_text("token")
+    page.get_by_role("tab", name="模型").click()
+    expect(page.locator("#card-internlm2-chat-1_8b")).to_be_visible()
+    context.close()
+    assert asked and [url for url in asked if not url.startswith((fake.url, "data:", "blob:"))] == []
+
+
+# -- languages and widths ---------------------------------------------------------------------------------------------
+
+
+def test_the_chinese_page(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url, locale="zh-CN")
+    expect(page.get_by_role("tab", name="对话")).to_be_visible()
+    expect(page.get_by_role("button", name="发送")).to_be_visible()
+    expect(page.get_by_role("heading", name="想聊点什么？")).to_be_visible()
+    say(page, "fake: words=100 delay=0.02", label="消息")
+    expect(page.locator("#status")).to_contain_text("正在回答")
+    page.get_by_role("button", name="停止", exact=True).click()
+    expect(answers(page).last).to_contain_text("已停止")
+    expect(page.locator("#status")).to_contain_text("上下文")
+    say(page, "你好，<b>世界</b>", label="消息")
+    expect(answers(page).last).to_contain_text("你好，<b>世界</b>")
+    say(page, "fake: words=9 after=3 die=SIGABRT", label="消息")
+    expect(answers(page).last).to_contain_text("引擎停止了")
+
+
+def test_another_language_gets_english(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url, locale="de-DE")
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    expect(page.get_by_role("heading", name="What is on your mind?")).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [360, 390, 768, 1280, 1920])
+def test_no_width_scrolls_sideways(fake: Served, open_page: OpenPage, width: int) -> None:
+    page = open_page(fake.url, viewport={"width": width, "height": 780})
+    ask(page, "x" * 300 + " and `" + "y" * 200 + "`")
+    assert overflow(page) <= 0
+    page.get_by_role("tab", name="Models").click()
+    expect(page.locator("#card-internlm2-chat-1_8b")).to_contain_text("GiB")
+    assert overflow(page) <= 0
+
+
+def overflow(page: Page) -> int:
+    return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+
+
+def test_the_composer_stays_in_sight_in_a_long_conversation(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    for turn in range(4):
+        ask(page, f"{turn} " + "line\n" * 30)
+    expect(page.get_by_label("Message", exact=True)).to_be_in_viewport()
+    expect(page.get_by_role("tab", name="Models")).to_be_in_viewport()
+    expect(answers(page).last).to_be_in_viewport()
+
+
+# -- the models tab ---------------------------------------------------------------------------------------------------
+
+
+def test_the_models_tab_says_what_fits_and_unloads_and_loads(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    ask(page, "load it")
+    page.get_by_role("tab", name="Models").click()
+    card = page.locator("#card-smollm2-135m-instruct")
+    expect(card).to_contain_text("small English demo model")
+    expect(card).to_contain_text("Fits: needs")
+    expect(card.locator(".state")).to_have_text("loaded")
+    page.get_by_role("button", name="Unload").first.click()
+    expect(card.locator(".state")).to_have_text("here")
+    page.get_by_role("button", name="Load", exact=True).first.click()
+    expect(card.locator(".state")).to_have_text("loaded")
+
+
+def test_the_demo_model_offers_the_real_one(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    expect(page.locator("#offer")).to_contain_text("InternLM2-Chat-1.8B")
+    expect(page.locator("#offer")).to_contain_text("needs")
+    page.get_by_role("button", name="Chat with it").click()
+    expect(page.get_by_label("Model", exact=True)).to_have_value("InternLM2-Chat-1.8B")
+    expect(page.locator("#offer-row")).to_be_hidden()
+    expect(page.get_by_label("number input for Temperature")).to_have_value("0.8")
+    say(page, "hello")
+    expect(answers(page).last).to_contain_text("hello")

@@ -1,0 +1,222 @@
+"""The command line as a value, and as a program."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from configs.errors import ConfigError
+from launch import Arguments, parse_args, parse_size
+from tools.served import ROOT, Served
+
+
+def test_serve_is_the_default() -> None:
+    assert parse_args([]) == parse_args(["serve"]) == Arguments()
+
+
+def test_every_flag_of_serve() -> None:
+    flags = "--host ::1 --port 0 --no-browser --offline --lang zh --model internlm2-chat-1_8b --fake --data /tmp/x"
+    got = parse_args(flags.split())
+    assert (got.host, got.port, got.browser, got.offline, got.lang) == ("::1", 0, False, True, "zh")
+    assert (got.model, got.fake, got.data) == ("internlm2-chat-1_8b", True, Path("/tmp/x"))
+    assert got.overrides == {
+        "host": "::1", "port": 0, "browser": False, "data": Path("/tmp/x"), "offline": True, "lang": "zh",
+        "model": "internlm2-chat-1_8b",
+    }  # fmt: skip
+
+
+def test_plan_takes_a_card_described_by_hand() -> None:
+    got = parse_args("plan internlm2-chat-1_8b --memory 7.4GiB --total 8GiB --context 4096 --json".split())
+    assert (got.target, got.memory, got.total) == ("internlm2-chat-1_8b", int(7.4 * 2**30), 8 * 2**30)
+    assert got.context == 4096 and got.json and not got.force
+
+
+@pytest.mark.parametrize(("text", "size"), [("8GiB", 2**33), ("8g", 8 * 10**9), ("1.5 GB", 15 * 10**8), ("12", 12)])
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "facts"),
+    [
+        (["--prot", "1"], "config_unknown_flag", {"name": "--prot", "nearest": "--port"}),
+        (["--no-brwser"], "config_unknown_flag", {"nearest": "--no-browser"}),
+        (["modles"], "config_unknown_command", {"name": "modles", "nearest": "models"}),
+        (["chat", "--port", "1"], "config_unknown_flag", {"name": "--port"}),
+        (["--port", "many"], "config_value", {}),
+        (["plan", "x", "--memory", "much"], "config_value", {}),
+    ],
+)
+def test_what_is_wrong_on_the_command_line_is_named(argv: list[str], code: str, facts: dict[str, str]) -> None:
+    with pytest.raises(ConfigError) as wrong:
+        parse_args(argv)
+    assert wrong.value.code == code and facts.items() <= wrong.value.facts.items()
+
+
+# -- as a program -----------------------------------------------------------------------------------------------------
+
+
+def launch(*argv: str, data: Path, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "launch.py", *argv, "--data", str(data)],
+        cwd=ROOT, env=os.environ | {"LANG": "C.UTF-8"} | environ, input=stdin, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+
+
+def test_plan_prints_one_json_object_and_its_verdict_as_exit_code(tmp_path: Path) -> None:
+    fits = launch("plan", "internlm2-chat-1_8b", "--memory", "7.4GiB", "--total", "8GiB", "--json", data=tmp_path)
+    plan = json.loads(fits.stdout)
+    assert fits.returncode == 0 and plan["verdict"] == "load" and plan["device"]["free"] == int(7.4 * 2**30)
+    assert plan["need"]["total"] == sum(size for name, size in plan["need"].items() if name != "total")
+    assert set(plan) >= {"model", "verdict", "reasons", "remedies", "device", "need", "settings"}
+    refused = launch("plan", "internlm2-chat-1_8b", "--memory", "3GiB", "--total", "4GiB", "--json", data=tmp_path)
+    plan = json.loads(refused.stdout)
+    assert refused.returncode == 3 and plan["verdict"] == "refuse" and plan["remedies"]
+
+
+def test_plan_in_words_in_both_languages(tmp_path: Path) -> None:
+    english = launch("plan", "internlm2-chat-1_8b", "--memory", "3GiB", data=tmp_path)
+    chinese = launch("plan", "internlm2-chat-1_8b", "--memory", "3GiB", "--lang", "zh", data=tmp_path)
+    assert "Does not fit" in english.stdout and "放不下" in chinese.stdout
+    assert (
+        "放不下" in launch("plan", "internlm2-chat-1_8b", "--memory", "3GiB", data=tmp_path, LANG="zh_CN.UTF-8").stdout
+    )
+
+
+def test_models_lists_the_catalogue(tmp_path: Path) -> None:
+    done = launch("models", data=tmp_path)
+    assert "smollm2-135m-instruct (small English demo model)  not downloaded" in done.stdout
+    assert "internlm2-chat-1_8b" in done.stdout
+
+
+def test_mistakes_are_one_line_on_stderr(tmp_path: Path) -> None:
+    for argv in (["--prot"], ["plan", "internlm"], ["chat", "--model", "intern"]):
+        done = launch(*argv, data=tmp_path)
+        assert done.returncode == 2 and done.stdout == "" and "Did you mean" in done.stderr
+        assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_a_model_that_is_not_here_says_what_to_do(tmp_path: Path) -> None:
+    done = launch("chat", "--offline", data=tmp_path, stdin="hello\n")
+    assert done.returncode == 1 and done.stdout == "" and "has not been downloaded" in done.stderr
+
+
+def test_piped_input_gets_the_answer_and_nothing_else(tmp_path: Path) -> None:
+    done = launch("chat", "--fake", data=tmp_path, stdin="  Write a   short story\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "  Write a   short story \n", "")
+    assert launch("chat", "--fake", data=tmp_path, stdin="\n").stdout == ""
+
+
+class Terminal:
+    """launch.py chat in a pseudo-terminal, typed at."""
+
+    def __init__(self, data: Path) -> None:
+        self._side, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "launch.py", "chat", "--fake", "--data", str(data)],
+            cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | {"LANG": "C.UTF-8", "TERM": "dumb"},
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is the terminal's
+        )  # fmt: skip
+        os.close(theirs)
+        self.seen = ""
+
+    def until(self, text: str, seconds: float = 30) -> str:
+        """Reads until `text` has come; what came before it."""
+        end = time.monotonic() + seconds
+        while text not in self.seen:
+            assert time.monotonic() < end, f"{text!r} did not come:\n{self.seen}"
+            if select.select([self._side], [], [], 0.1)[0]:
+                self.seen += os.read(self._side, 4096).decode("utf-8", "replace")
+        before, _, self.seen = self.seen.partition(text)
+        return before
+
+    def type(self, text: str) -> None:
+        os.write(self._side, text.encode())
+
+    def waits(self) -> None:
+        """Until it sleeps in the read: a signal just before that would be seen only with the next key."""
+        while psutil.Process(self.process.pid).status() != psutil.STATUS_SLEEPING:
+            time.sleep(0.01)
+
+    def close(self) -> int:
+        code = self.process.wait(20)
+        os.close(self._side)
+        return code
+
+
+def test_a_conversation_in_the_terminal(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path)
+    terminal.until("you> ")
+    terminal.type("keep  the   spaces\n")
+    terminal.until("keep  the   spaces \r\n")
+    terminal.until("you> ")
+    terminal.type("/nonsense\n")
+    terminal.until("There is no /nonsense")
+    terminal.type("/system Be brief.\n")
+    terminal.until("System prompt set.")
+    terminal.type("fake: words=5000 delay=0.01\n")
+    terminal.until("word5 ")
+    terminal.type("\x03")  # Ctrl-C
+    said = terminal.until("you> ")
+    assert "word4999" not in said
+    terminal.type("still here?\n")
+    terminal.until("still here? \r\n")
+    terminal.type("/clear\n")
+    terminal.until("Forgotten")
+    terminal.until("you> ")
+    terminal.type("half a line")
+    terminal.until("half a line")
+    terminal.waits()
+    terminal.type("\x03")
+    terminal.until("you> ")
+    terminal.waits()
+    terminal.type("\x04")  # Ctrl-D
+    assert terminal.close() == 0
+
+
+def test_exit_leaves_the_terminal(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path)
+    terminal.until("you> ")
+    terminal.type("/exit\n")
+    assert terminal.close() == 0
+
+
+# -- ending -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_signal_ends_the_idle_app_cleanly(tmp_path: Path, by: signal.Signals) -> None:
+    app = Served(tmp_path, "--fake")
+    assert app.stop(by) == 0 and "Traceback" not in app.output
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_signal_ends_the_app_while_it_loads(tmp_path: Path, by: signal.Signals) -> None:
+    app = Served(tmp_path, "--fake", environ={"FAKE_LOAD": "fake: hang"})
+    end = time.monotonic() + 20
+    while not app.workers():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert app.stop(by) == 0 and "Traceback" not in app.output
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    app = Served(tmp_path / "a", "--fake")
+    port = app.url.rstrip("/").rsplit(":", 1)[1]
+    asked = launch("--fake", "--no-browser", "--port", port, data=tmp_path / "b")
+    assert asked.returncode == 2 and f"port {port}" in asked.stderr
+    assert app.stop() == 0

@@ -1,0 +1,46 @@
+"""The direction of imports is a test, not a wish."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BELOW = {"configs": set(), "engines": {"configs"}, "interface": {"configs", "engines"}}
+HEAVY = {"torch", "transformers", "lmdeploy", "modelscope", "modelscope_hub", "huggingface_hub", "safetensors", "gguf"}
+FILES = sorted(path for layer in BELOW for path in (ROOT / layer).rglob("*.py"))
+
+
+def imported(tree: ast.AST, everywhere: bool) -> Iterator[str]:
+    nodes = ast.walk(tree) if everywhere else ast.iter_child_nodes(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").split(".")[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path: Path) -> None:
+    layer = path.relative_to(ROOT).parts[0]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = set(imported(tree, everywhere=True))
+    assert not names & (set(BELOW) | {"launch", "tests"}) - BELOW[layer] - {layer}
+    assert layer == "interface" or "gradio" not in names
+    assert not set(imported(tree, everywhere=False)) & HEAVY, "heavy libraries are imported inside functions"
+
+
+def test_the_apps_own_process_loads_no_engine_library() -> None:
+    """Everything that serve wires, in a fresh interpreter: none of the heavy libraries came along."""
+    program = (
+        "import sys, launch, interface.app, interface.desk; heavy = {"
+        + ", ".join(repr(name) for name in sorted(HEAVY - {"safetensors", "huggingface_hub"}))
+        + "}; print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,64 @@
+"""The real launch.py as a child process on a free port: for tests, benchmarks and screenshots."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Served:
+    """A running app. Its log is a file, so that a full pipe cannot block it."""
+
+    def __init__(self, data: Path, *flags: str, environ: dict[str, str] | None = None) -> None:
+        self.data = data
+        data.mkdir(parents=True, exist_ok=True)
+        self._out = data / "out.txt"
+        with self._out.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "launch.py", "--port", "0", "--no-browser", "--data", str(data), *flags],
+                cwd=ROOT,
+                env=os.environ | {"LANG": "C.UTF-8"} | (environ or {}),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        self.url = self._address()
+
+    def _address(self, seconds: float = 60) -> str:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            assert self.process.poll() is None, f"the app ended:\n{self.output}"
+            found = re.search(r"http://\S+", self.output)
+            if found and httpx.get(found[0] + "config", timeout=10).status_code == 200:
+                return found[0]
+            time.sleep(0.05)
+        raise AssertionError(f"the app did not start:\n{self.output}")
+
+    @property
+    def output(self) -> str:
+        return self._out.read_text(encoding="utf-8")
+
+    def workers(self) -> list[psutil.Process]:
+        """The engine processes that are alive."""
+        try:
+            family = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        return [one for one in family if one.status() != psutil.STATUS_ZOMBIE]
+
+    def stop(self, by: signal.Signals = signal.SIGTERM, seconds: float = 15) -> int:
+        """Ends it as a person or a system would; the exit code. No child may stay behind."""
+        family = self.workers()
+        self.process.send_signal(by)
+        code = self.process.wait(seconds)
+        assert not psutil.wait_procs(family, timeout=5)[1], "a worker was left behind"
+        return code
