@@ -135,6 +135,9 @@ def plan_load(
     `alternatives` are offered in a refusal when they would fit. Raises nothing: a refusal is a plan, too.
     """
     others = [one for one in resident if one.model != spec.id]
+    # What the model itself holds, if it is loaded, it need not find again.
+    own = sum(one.bytes for one in resident if one.model == spec.id)
+    device = replace(device, free=device.free + own)
     contexts = _contexts(spec, wishes)
     # A neighbour may stay while there is room for a real conversation, and goes before the context gets tiny.
     for some in ([one for one in contexts if one >= COMFORTABLE], contexts):
@@ -198,7 +201,7 @@ def _plan(spec: ModelSpec, device: DeviceMemory, context: int) -> MemoryPlan:
 def _missing(plan: MemoryPlan, device: DeviceMemory, wishes: Wishes, freed: int = 0) -> int:
     """Bytes that are lacking, of the device or of the host; 0 or less when it fits."""
     if device.kind == "cpu":
-        return plan.need.total + wishes.host_margin - device.host_free - freed
+        return plan.need.total + wishes.host_margin - device.free - freed
     on_device = plan.need.total + wishes.gpu_margin - device.free - freed
     on_host = CUDA_HOST + wishes.host_margin - device.host_free
     return max(on_device, on_host)

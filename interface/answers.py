@@ -62,10 +62,11 @@ class Answers:
         """Another answer to the last question; the earlier one stays in the store."""
         with self._lock:
             self._refuse_second(conversation)
-            last = self.store.path(conversation)[-1]
-            if last.role == "assistant":
-                self.store.rewind(conversation, last.id)
-            self._start(conversation)
+            path = self.store.path(conversation)
+            if path and path[-1].role == "assistant":
+                self.store.rewind(conversation, path[-1].id)
+            if path:
+                self._start(conversation)
 
     def rewrite(self, conversation: str, message: int, text: str) -> None:
         """Puts `text` in the place of a question and answers that; the earlier branch stays in the store."""

@@ -84,7 +84,7 @@ class ChatEvents:
     def open(self, conversation: str) -> tuple[Any, ...]:
         """-> conversation, model, system, *sliders: what the address names, or a new conversation as configured."""
         held_with = self._desk.store.conversation(conversation) if conversation else None
-        if held_with is None:
+        if held_with is None or held_with.model not in self._desk.library.catalogue:
             model = self._desk.config.models.model
             return ("", model, *self.usual(model))
         settings = held_with.settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -16,6 +17,9 @@ from interface.history import Store
 from interface.i18n import Lang, lang_of
 
 LANG_COOKIE = "shusheng_lang"
+
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+"""How every event of the page is wired: no API of its own, no spinner, and no queue but the runner's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What stands before every request: whose name it was sent to, which page sent it, and what a page may load.
 
-Gradio checks neither Host nor Origin, and a Chatbot fetches images from anywhere; see docs/security.md. Three plain
-ASGI wrappers that know nothing of the app behind them.
+Gradio checks neither Host nor Origin, and a Chatbot fetches images from anywhere. Three plain ASGI wrappers that know
+nothing of the app behind them.
 """
 
 from __future__ import annotations

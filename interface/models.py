@@ -17,7 +17,7 @@ from engines.acquire import Progress
 from engines.memory import MemoryPlan, Resident
 from interface.chat import ChatTab
 from interface.chat_events import usual_settings
-from interface.desk import Desk, label
+from interface.desk import QUIET, Desk, label
 from interface.i18n import Lang, bytes_text, t
 from interface.messages import explain, plan_notes, progress_text, sentences
 from interface.render import notice_html
@@ -166,22 +166,22 @@ def wire(desk: Desk, cards: list[Card], chat: ChatTab, tab: gr.Tab) -> None:
     events = ModelEvents(desk)
     timer = gr.Timer(TICK, active=False)
     shown = [part for card in cards for part in card.shown] + [chat.state, chat.offer, chat.take_offer, timer]
-    plain: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 
     def refreshed(event: Any) -> None:
-        event.then(events.refresh, [chat.model], shown, **plain)
+        event.then(events.refresh, [chat.model], shown, **QUIET)
 
-    refreshed(chat.opened)
-    timer.tick(events.refresh, [chat.model], shown, **plain)
-    chat.model.change(events.refresh, [chat.model], shown, **plain)
-    tab.select(events.refresh, [chat.model], shown, **plain)
-    refreshed(chat.take_offer.click(events.offered, [chat.model], [chat.model, *chat.settings], **plain))
+    for settled in chat.settled:
+        refreshed(settled)
+    timer.tick(events.refresh, [chat.model], shown, **QUIET)
+    chat.model.change(events.refresh, [chat.model], shown, **QUIET)
+    tab.select(events.refresh, [chat.model], shown, **QUIET)
+    refreshed(chat.take_offer.click(events.offered, [chat.model], [chat.model, *chat.settings], **QUIET))
     for card in cards:
         model = gr.State(card.model)
-        refreshed(card.download.click(events.download, [model], None, **plain))
-        refreshed(card.cancel.click(events.cancel, [model], None, **plain))
-        refreshed(card.load.click(events.load, [model], None, **plain))
-        refreshed(card.unload.click(events.unload, [model], None, **plain))
+        refreshed(card.download.click(events.download, [model], None, **QUIET))
+        refreshed(card.cancel.click(events.cancel, [model], None, **QUIET))
+        refreshed(card.load.click(events.load, [model], None, **QUIET))
+        refreshed(card.unload.click(events.unload, [model], None, **QUIET))
 
 
 # -- HTML -------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from engines.acquire import Progress, acquire
 from engines.base import GenerationSettings, Message, Usage
@@ -26,6 +27,9 @@ from interface.messages import explain, plan_dict, plan_notes, progress_text
 def chat(library: Library, lang: Lang) -> int:
     """A conversation in the terminal. Piped input is one question, and nothing but its answer is printed."""
     config = library.config
+    model = config.models.model
+    if library.spec(model).demo and library.folder(model) is None and not config.models.offline:
+        get(library, model, lang, sys.stderr)
     runner = Runner(library, config.limits, lambda: Worker(config.data / "logs" / "engine.log"))
     try:
         talk = _Talk(library, runner, lang, quiet=not sys.stdin.isatty())
@@ -172,14 +176,14 @@ def models(library: Library, lang: Lang) -> int:
     return 0
 
 
-def get(library: Library, model: str, lang: Lang) -> int:
+def get(library: Library, model: str, lang: Lang, out: TextIO | None = None) -> int:
     """Downloads a model, with a line of progress; at once if it is here. Ctrl-C keeps what has come."""
     spec = library.spec(model)
     if library.folder(model) is None:
-        print(t("app.fetching", lang, title=spec.title, size=spec.download), flush=True)
+        print(t("app.fetching", lang, title=spec.title, size=spec.download), file=out, flush=True)
         with _interruptible() as interrupted:
             acquire(spec, library.config, _ProgressLine(lang), lambda: bool(interrupted))
-    print(t("models.done", lang, title=spec.title))
+    print(t("models.done", lang, title=spec.title), file=out)
     return 0
 
 

@@ -101,7 +101,7 @@ def pypi() -> str:
 
 
 def pip(*arguments: str) -> None:
-    done = subprocess.run([PYTHON, "-m", "pip", "--disable-pip-version-check", *arguments, "--quiet"], check=False)
+    done = subprocess.run([PYTHON, "-m", "pip", "--disable-pip-version-check", *arguments], check=False)
     if done.returncode != 0:
         sys.exit(
             "pip failed; its words are above. Behind a slow network a mirror helps, for example\n"

@@ -142,5 +142,5 @@ def test_the_smallest_neighbour_that_helps_goes() -> None:
 
 
 def test_a_model_is_no_neighbour_of_itself() -> None:
-    plan = plan_load(LARGE, card(8), [Resident(LARGE.id, 5 * GIB)])
-    assert plan.verdict == "load" and plan.evict == ()
+    plan = plan_load(LARGE, card(2.9), [Resident(LARGE.id, 5 * GIB)])
+    assert plan.verdict == "load" and plan.evict == () and plan.settings.context == 8192
