@@ -1,0 +1,174 @@
+"""InternLM2-Chat-1.8B at its full size on a real card whose free memory is that of a small one. Run with: -m gpu -s
+
+Plan, load, fill the planned context, and compare what was planned with what was held. The table it prints last goes
+into docs/gpu-verification.md.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from configs.load import load_catalogue, load_config
+from engines.base import GenerationSettings, Message, Usage
+from engines.errors import EngineDied
+from engines.job import Delta, Job
+from engines.library import Library
+from engines.memory import GIB, MIB
+from engines.probe import device_memory
+from engines.runner import Runner
+from engines.worker import Worker
+from tests.gpu.checkpoint import make
+
+pytestmark = pytest.mark.gpu
+MODEL = "internlm2-chat-1_8b"
+ROWS: list[str] = []
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    root = tmp_path_factory.mktemp("models")
+    make(root / MODEL)
+    yield root
+    print("\n" + "\n".join(ROWS))
+
+
+@contextmanager
+def card_with(free: float) -> Iterator[None]:
+    """Leaves `free` GiB of the card to the others."""
+    ballast = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("ballast.py")), str(free)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert ballast.stdout is not None and ballast.stdin is not None
+    assert ballast.stdout.readline().strip() == "holds"
+    try:
+        yield
+    finally:
+        ballast.stdin.close()
+        ballast.wait(30)
+        ballast.stdout.close()
+
+
+@contextmanager
+def running(models: Path, tmp_path: Path) -> Iterator[tuple[Library, Runner]]:
+    config = load_config({"data": tmp_path}, {})
+    config = replace(config, models=replace(config.models, folders=(models,)))
+    library = Library(config, load_catalogue())
+    runner = Runner(library, config.limits, lambda: Worker(tmp_path / "engine.log"))
+    try:
+        yield library, runner
+    finally:
+        assert runner.close()
+        print((tmp_path / "engine.log").read_text(errors="replace")[-2000:])
+
+
+def ask(runner: Runner, tokens: int, new: int = 64, turns: list[str] | None = None) -> Job:
+    """Asks with a prompt of about `tokens` tokens: a letter is one."""
+    texts = [*(turns or []), "a" * tokens]
+    messages = [Message.of("assistant" if n % 2 else "user", text) for n, text in enumerate(texts)]
+    return runner.submit(MODEL, messages, GenerationSettings(max_new_tokens=new, temperature=0.8, top_p=0.8, seed=1))
+
+
+def usage_of(job: Job) -> Usage:
+    usage = job.result()
+    assert isinstance(usage, Usage)
+    return usage
+
+
+@pytest.mark.parametrize("free", [24.0, 8.0, 7.0, 6.0, 5.3, 5.0, 4.7])
+def test_what_is_planned_fits_and_is_what_is_held(models: Path, tmp_path: Path, free: float) -> None:
+    with card_with(free), running(models, tmp_path) as (library, runner):
+        device = device_memory()
+        plan = library.plan(MODEL)
+        assert plan.verdict == "load" and plan.settings.device == "cuda"
+        context = plan.settings.context
+        began = time.monotonic()
+        runner.load(MODEL).result()
+        loaded = time.monotonic() - began
+        full = usage_of(ask(runner, context - 300, new=256))
+        short = usage_of(ask(runner, 200, new=200))
+        (held,) = runner.status().engaged
+        ROWS.append(
+            f"| {free} | {device.free / GIB:.2f} | {plan.verdict} | {context} | {plan.need.total / MIB:.0f} "
+            f"| {held.memory / MIB:.0f} | {held.memory / plan.need.total:.3f} | {loaded:.1f} "
+            f"| {full.prompt_tokens} in {full.first_token_s:.2f} s | {short.tokens_per_second:.0f} |"
+        )
+        assert full.prompt_tokens + full.new_tokens >= context - 40
+        assert held.memory <= plan.need.total * 1.0 + 32 * MIB, "more was held than planned"
+        assert held.memory >= plan.need.total * 0.9, "far more was planned than held"
+
+
+@pytest.mark.parametrize("free", [4.3, 4.0, 3.0])
+def test_what_does_not_fit_is_refused(models: Path, tmp_path: Path, free: float) -> None:
+    with card_with(free), running(models, tmp_path) as (library, _):
+        plan = library.plan(MODEL)
+        ROWS.append(f"| {free} | {device_memory().free / GIB:.2f} | {plan.verdict} | - | {plan.need.total / MIB:.0f} |")
+        assert plan.verdict == "refuse"
+
+
+def test_memory_comes_back_after_a_kill_and_after_an_unload(models: Path, tmp_path: Path) -> None:
+    start = device_memory().free
+    with running(models, tmp_path) as (_, runner):
+        job = ask(runner, 500, new=4000)
+        next(event for event in job if isinstance(event, Delta))
+        os.kill(runner.status().engaged[0].pid, signal.SIGKILL)
+        with pytest.raises(EngineDied):
+            job.result()
+        assert freed(start), "after a kill"
+        usage_of(ask(runner, 100))
+        runner.unload(MODEL).result()
+        assert freed(start), "after an unload"
+
+
+def freed(start: int) -> bool:
+    return until(lambda: device_memory().free > start - 64 * MIB)
+
+
+def until(condition: Callable[[], bool], seconds: float = 10) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return condition()
+
+
+def test_stop_at_random_moments(models: Path, tmp_path: Path) -> None:
+    dice = random.Random(5)
+    with running(models, tmp_path) as (_, runner):
+        normal = usage_of(ask(runner, 300)).first_token_s
+        later: list[float] = []
+        for _ in range(20):
+            job = ask(runner, 6000, new=2000)
+            time.sleep(dice.uniform(0.0, 1.5))
+            stopped = time.monotonic()
+            job.cancel()
+            assert usage_of(job).reason == "cancelled"
+            usage_of(ask(runner, 300, new=1))
+            later.append(time.monotonic() - stopped)
+        ROWS.append(f"\nfirst token normally {normal:.3f} s; from Stop to the next question's, 20 times: "
+                    f"median {sorted(later)[10]:.3f} s, worst {max(later):.3f} s")  # fmt: skip
+        assert max(later) < normal + 0.5
+
+
+def test_the_first_token_does_not_wait_for_the_history(models: Path, tmp_path: Path) -> None:
+    with running(models, tmp_path) as (_, runner):
+        turns: list[str] = []
+        times: list[float] = []
+        for _ in range(12):
+            job = ask(runner, 300, new=100, turns=turns)
+            usage = usage_of(job)
+            times.append(usage.first_token_s)
+            turns += ["a" * 300, job.text]
+        ROWS.append(f"\nfirst token at turns 2, 6, 12: {times[1]:.3f}, {times[5]:.3f}, {times[11]:.3f} s; "
+                    f"{usage.cached_tokens} of {usage.prompt_tokens} prompt tokens came from the KV cache")  # fmt: skip
+        assert usage.cached_tokens > 0.4 * usage.prompt_tokens
