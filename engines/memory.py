@@ -161,20 +161,20 @@ def plan_load(
 def need_of(spec: ModelSpec, kind: Kind, context: int) -> Need:
     """The peak of a text model with `context` tokens of KV cache.
 
-    Workspace is one prefill chunk through the widest layer, the keys and values of one layer twice more (grown by
-    copying, and repeated to all heads for attention), and the sampler's copies of one row of logits.
+    Workspace is one prefill chunk through the widest layer, its attention mask, the keys and values of one layer
+    repeated to all heads, and the sampler's copies of one row of logits.
     """
     shape = spec.architecture
     size = DTYPE_BYTES[spec.dtype if kind == "cuda" else spec.cpu_dtype]
-    kv_layer = 2 * shape.kv_heads * shape.head_dim * size * context
     widest = (3 * shape.intermediate + 4 * shape.hidden) * size * PREFILL_CHUNK
     repeated = 2 * shape.heads * shape.head_dim * size * context
+    mask = (1 + size) * PREFILL_CHUNK * context
     logits = 40 * shape.vocab
     return Need(
         weights=shape.parameters * size,
-        kv_cache=shape.layers * kv_layer,
+        kv_cache=2 * shape.layers * shape.kv_heads * shape.head_dim * size * context,
         vision=0,
-        workspace=widest + kv_layer + repeated + logits,
+        workspace=widest + repeated + mask + logits,
         context=CUDA_CONTEXT if kind == "cuda" else CPU_CONTEXT,
     )
 

@@ -16,6 +16,7 @@ from typing import Any
 from engines.base import Emit, FinishReason, GenerationSettings, Message, Usage
 from engines.checkpoints import load_model, load_tokenizer
 from engines.errors import Cancelled
+from engines.kv import KVCache
 from engines.memory import LoadSettings
 from engines.probe import device_memory, process_memory
 from engines.prompt import ChatFormat, fit
@@ -40,6 +41,8 @@ class TextEngine:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+        # On Hopper cards torch prefers cuDNN's attention, which fails for want of a workspace where memory is short.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         self._torch = torch
         self._free_before = device_memory().free
         self._settings = settings
@@ -52,7 +55,7 @@ class TextEngine:
         self._model = load_model(folder, dtype=settings.dtype, device=settings.device)
         eos = self._model.generation_config.eos_token_id
         self._stop_ids: list[int] = [eos] if isinstance(eos, int) else list(eos)
-        self._cache: Any = None
+        self._kv = KVCache(settings.context)
         self._cached_ids: list[int] = []
         stage("warming")
         self._warm_up()
@@ -95,8 +98,7 @@ class TextEngine:
         return process_memory(os.getpid(), "cpu")
 
     def close(self) -> None:
-        self._cache = None
-        del self._model
+        del self._model, self._kv
 
     def _context_bytes(self) -> int:
         """What the process holds of the card outside torch's allocator, as far as the driver tells."""
@@ -107,37 +109,34 @@ class TextEngine:
         return max(0, held - reserved)
 
     def _warm_up(self) -> None:
-        """One step through every kernel, so that what cannot run fails now and the first answer is not slower."""
-        ids = self._format([Message.of("user", "Hello")])
-        self._forward(ids, None)
+        """One step through every kernel, so that what cannot run fails now and the first answer is not slower.
+
+        On a card, the step is the largest there will be: what does not fit fails now, too.
+        """
+        self._forward(self._format([Message.of("user", "Hello")]))
+        if self._settings.device == "cuda":
+            chunk = min(self._settings.prefill_chunk, self._settings.context)
+            self._kv.cut(self._settings.context - chunk)
+            self._forward([0] * chunk)
+        self._kv.cut(0)
 
     @contextmanager
     def _cache_for(self, ids: list[int], sink: _Sink) -> Iterator[int]:
         """Cuts the cache back to what it shares with `ids`, yields that many tokens, and books what it holds after."""
-        from transformers import DynamicCache
-
         shared = _common_prefix(ids, self._cached_ids) if self._reuse_prefix else 0
         shared = min(shared, len(ids) - 1)  # the last token must be run to know what follows
-        if self._cache is None or shared == 0:
-            self._cache, shared = DynamicCache(config=self._model.config), 0
-        elif shared < len(self._cached_ids):
-            self._cache.crop(shared - len(self._cached_ids))
-        self._cached_ids = ids[:shared]
-        try:
-            yield shared
-        except BaseException:
-            # Interrupted inside a layer, the cache may be of two lengths.
-            self._cache, self._cached_ids = None, []
-            raise
-        self._cached_ids = [*ids, *sink.ids][: self._cache.get_seq_length()]
+        self._kv.cut(shared)
+        self._cached_ids = []  # and so it stays after an error, which may have come between two layers
+        yield shared
+        self._cached_ids = [*ids, *sink.ids][: self._kv.length]
 
     def _prefill(self, ids: list[int], emit: Emit) -> None:
         """Runs all but the last token of the prompt, a chunk at a time so that a cancel is noticed in between."""
         last = len(ids) - 1
         emit("")
         with self._all_cores():
-            for start in range(self._cache.get_seq_length(), last, self._settings.prefill_chunk):
-                self._forward(ids[start : min(start + self._settings.prefill_chunk, last)], self._cache)
+            for start in range(self._kv.length, last, self._settings.prefill_chunk):
+                self._forward(ids[start : min(start + self._settings.prefill_chunk, last)])
                 emit("")
 
     @contextmanager
@@ -150,9 +149,9 @@ class TextEngine:
         finally:
             self._torch.set_num_threads(max(1, self._cores - 1))
 
-    def _forward(self, ids: list[int], cache: Any) -> None:
+    def _forward(self, ids: list[int]) -> None:
         with self._torch.inference_mode():
-            self._model(self._tensor(ids), past_key_values=cache, use_cache=cache is not None, logits_to_keep=1)
+            self._model(self._tensor(ids), past_key_values=self._kv.cache, use_cache=True, logits_to_keep=1)
 
     def _decode(self, ids: list[int], settings: GenerationSettings, sink: _Sink) -> None:
         from transformers import GenerationConfig
@@ -181,7 +180,7 @@ class TextEngine:
                 tensor,
                 attention_mask=torch.ones_like(tensor),
                 generation_config=config,
-                past_key_values=self._cache,
+                past_key_values=self._kv.cache,
                 streamer=sink,
             )
 

@@ -32,7 +32,11 @@ from tests.gpu.checkpoint import make
 
 pytestmark = pytest.mark.gpu
 MODEL = "internlm2-chat-1_8b"
-ROWS: list[str] = []
+
+
+def row(*cells: object) -> None:
+    """A line for the table in docs/, printed at once."""
+    print("\n| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("models")
     make(root / MODEL)
     yield root
-    print("\n" + "\n".join(ROWS))
 
 
 @contextmanager
@@ -70,7 +73,7 @@ def running(models: Path, tmp_path: Path) -> Iterator[tuple[Library, Runner]]:
         yield library, runner
     finally:
         assert runner.close()
-        print((tmp_path / "engine.log").read_text(errors="replace")[-2000:])
+        print((tmp_path / "engine.log").read_text(errors="replace")[-1500:])
 
 
 def ask(runner: Runner, tokens: int, new: int = 64, turns: list[str] | None = None) -> Job:
@@ -86,7 +89,7 @@ def usage_of(job: Job) -> Usage:
     return usage
 
 
-@pytest.mark.parametrize("free", [24.0, 8.0, 7.0, 6.0, 5.3, 5.0, 4.7])
+@pytest.mark.parametrize("free", [24.0, 5.0, 8.0, 6.0, 4.7])
 def test_what_is_planned_fits_and_is_what_is_held(models: Path, tmp_path: Path, free: float) -> None:
     with card_with(free), running(models, tmp_path) as (library, runner):
         device = device_memory()
@@ -96,24 +99,24 @@ def test_what_is_planned_fits_and_is_what_is_held(models: Path, tmp_path: Path, 
         began = time.monotonic()
         runner.load(MODEL).result()
         loaded = time.monotonic() - began
-        full = usage_of(ask(runner, context - 300, new=256))
-        short = usage_of(ask(runner, 200, new=200))
-        (held,) = runner.status().engaged
-        ROWS.append(
-            f"| {free} | {device.free / GIB:.2f} | {plan.verdict} | {context} | {plan.need.total / MIB:.0f} "
-            f"| {held.memory / MIB:.0f} | {held.memory / plan.need.total:.3f} | {loaded:.1f} "
-            f"| {full.prompt_tokens} in {full.first_token_s:.2f} s | {short.tokens_per_second:.0f} |"
-        )
+        at_load = runner.status().engaged[0].memory
+        full = usage_of(ask(runner, context - 120, new=80))
+        short = usage_of(ask(runner, 200, new=100))
+        held, need = runner.status().engaged[0].memory, plan.need.total
+        row(
+            free, f"{device.free / GIB:.2f}", plan.verdict, context, need // MIB, at_load // MIB, held // MIB,
+            f"{held / need:.3f}", f"{loaded:.1f}", f"{full.prompt_tokens} in {full.first_token_s:.2f} s",
+            f"{short.tokens_per_second:.0f}",
+        )  # fmt: skip
         assert full.prompt_tokens + full.new_tokens >= context - 40
-        assert held.memory <= plan.need.total * 1.0 + 32 * MIB, "more was held than planned"
-        assert held.memory >= plan.need.total * 0.9, "far more was planned than held"
+        assert 0.9 * need <= held <= need, "planned and held differ by more than a tenth, or the plan was too small"
 
 
-@pytest.mark.parametrize("free", [4.3, 4.0, 3.0])
+@pytest.mark.parametrize("free", [4.2, 3.0])
 def test_what_does_not_fit_is_refused(models: Path, tmp_path: Path, free: float) -> None:
     with card_with(free), running(models, tmp_path) as (library, _):
         plan = library.plan(MODEL)
-        ROWS.append(f"| {free} | {device_memory().free / GIB:.2f} | {plan.verdict} | - | {plan.need.total / MIB:.0f} |")
+        row(free, f"{device_memory().free / GIB:.2f}", plan.verdict, "-", plan.need.total // MIB)
         assert plan.verdict == "refuse"
 
 
@@ -155,8 +158,8 @@ def test_stop_at_random_moments(models: Path, tmp_path: Path) -> None:
             assert usage_of(job).reason == "cancelled"
             usage_of(ask(runner, 300, new=1))
             later.append(time.monotonic() - stopped)
-        ROWS.append(f"\nfirst token normally {normal:.3f} s; from Stop to the next question's, 20 times: "
-                    f"median {sorted(later)[10]:.3f} s, worst {max(later):.3f} s")  # fmt: skip
+        row("first token normally", f"{normal:.3f} s", "from Stop to the next question's, 20 times: median",
+            f"{sorted(later)[10]:.3f} s", "worst", f"{max(later):.3f} s")  # fmt: skip
         assert max(later) < normal + 0.5
 
 
@@ -169,6 +172,6 @@ def test_the_first_token_does_not_wait_for_the_history(models: Path, tmp_path: P
             usage = usage_of(job)
             times.append(usage.first_token_s)
             turns += ["a" * 300, job.text]
-        ROWS.append(f"\nfirst token at turns 2, 6, 12: {times[1]:.3f}, {times[5]:.3f}, {times[11]:.3f} s; "
-                    f"{usage.cached_tokens} of {usage.prompt_tokens} prompt tokens came from the KV cache")  # fmt: skip
+        row("first token at turns 2, 6, 12", *(f"{times[n]:.3f} s" for n in (1, 5, 11)),
+            f"{usage.cached_tokens} of {usage.prompt_tokens} prompt tokens from the KV cache")  # fmt: skip
         assert usage.cached_tokens > 0.4 * usage.prompt_tokens
