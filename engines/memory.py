@@ -23,8 +23,10 @@ COMFORTABLE = 4096
 PREFILL_CHUNK = 512
 """Tokens of a prompt that go through the model at once: bounds the workspace, and how long a cancel can take."""
 
-CUDA_CONTEXT = 560 * MIB
-"""Driver context, kernels and cuBLAS workspace of one torch process."""
+CUDA_CONTEXT = 688 * MIB
+"""Driver context, kernels and cuBLAS workspace of one torch process: 678 MiB on an H100, less on smaller cards."""
+ALLOCATOR_SLACK = 96 * MIB
+"""What torch's allocator holds in pieces too small to use, as measured; docs/gpu-verification.md."""
 CPU_CONTEXT = 420 * MIB
 """A worker process with torch and transformers imported, before any weight."""
 CUDA_HOST = 1536 * MIB
@@ -174,7 +176,7 @@ def need_of(spec: ModelSpec, kind: Kind, context: int) -> Need:
         weights=shape.parameters * size,
         kv_cache=2 * shape.layers * shape.kv_heads * shape.head_dim * size * context,
         vision=0,
-        workspace=widest + repeated + mask + logits,
+        workspace=widest + repeated + mask + logits + (ALLOCATOR_SLACK if kind == "cuda" else 0),
         context=CUDA_CONTEXT if kind == "cuda" else CPU_CONTEXT,
     )
 
