@@ -103,6 +103,7 @@ class Request:
 class State:
     """What the hub serves, what goes wrong with it, and what happened so far. `changed` tells of every step."""
 
+    repo: str = "made/model"
     files: dict[str, bytes] = field(default_factory=made_model)
     wheel: bytes = field(default_factory=made_wheel)
     fault: Fault = ""
@@ -115,8 +116,8 @@ class State:
 class Hub:
     """The server, running as long as the context. `url` is its root."""
 
-    def __init__(self) -> None:
-        self.state = State()
+    def __init__(self, repo: str = "made/model") -> None:
+        self.state = State(repo)
         self._server = Server(self.state)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="hub")
@@ -175,17 +176,18 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         parts, query = url.path.strip("/").split("/"), parse_qs(url.query)
+        repo = self.server.state.repo.split("/")
         if url.path == "/simple/made-model/":
             self.answer(f'<a href="/files/{WHEEL}">{WHEEL}</a>'.encode(), "text/html")
         elif url.path == f"/files/{WHEEL}":
             self.serve(WHEEL, self.server.state.wheel)
-        elif parts[:2] == ["api", "models"] and parts[2:4] == ["made", "model"]:
+        elif parts[:2] == ["api", "models"] and parts[2:4] == repo:
             self.answer(json.dumps(self.huggingface()).encode())
-        elif parts[:3] == ["made", "model", "resolve"]:
+        elif parts[:3] == [*repo, "resolve"]:
             self.serve("/".join(parts[4:]))
-        elif parts == ["api", "v1", "models", "made", "model", "repo", "files"]:
+        elif parts == ["api", "v1", "models", *repo, "repo", "files"]:
             self.answer(json.dumps(self.modelscope()).encode())
-        elif parts == ["api", "v1", "models", "made", "model", "repo"]:
+        elif parts == ["api", "v1", "models", *repo, "repo"]:
             self.serve(query["FilePath"][0])
         else:
             self.answer(b"{}", status=404)
@@ -198,7 +200,7 @@ class Handler(BaseHTTPRequestHandler):
             if len(data) > 10_000:
                 sibling["lfs"] = {"sha256": sha256(data), "size": len(data), "pointerSize": 130}
             siblings.append(sibling if self.server.state.lists_sizes else {"rfilename": path})
-        return {"id": "made/model", "sha": COMMIT, "siblings": siblings}
+        return {"id": self.server.state.repo, "sha": COMMIT, "siblings": siblings}
 
     def modelscope(self) -> dict[str, object]:
         sizes = self.server.state.lists_sizes

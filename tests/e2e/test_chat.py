@@ -65,9 +65,16 @@ def test_regenerate_edit_undo_and_a_new_chat(fake: Served, open_page: OpenPage) 
     settled(page)
     page.get_by_label("Edit").first.click()
     expect(page.locator("#chat textarea")).to_have_value("a better <b>question</b>")
+    page.get_by_label("Cancel").first.click()
     page.get_by_role("button", name="New chat").click()
     expect(questions(page)).to_have_count(0)
     expect(page).to_have_url(re.compile(r"/$"))
+
+    ask(page, "to be cleared")
+    page.get_by_role("button", name="Clear", exact=True).click()
+    expect(questions(page)).to_have_count(0)
+    ask(page, "a fresh start")
+    expect(questions(page)).to_have_count(1)
 
 
 def test_two_pages_ask_at_once_and_one_waits_with_its_position(fake: Served, open_page: OpenPage) -> None:
