@@ -1,10 +1,12 @@
 """Pictures of the running app for the README and for one's own eyes: wide and narrow, light and dark, both languages.
 
-Usage: python -m tools.screenshots [FOLDER]   (docs/screenshots by default; needs Chromium and the embedded model)
+All go to test-results/screenshots, those that the README shows to docs/ as well.
+Usage: python -m tools.screenshots   (needs Chromium)
 """
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,11 +22,16 @@ WORDS = {
     "en-US": {"message": "Message", "models": "Models", "refused": "fake: words=12 after=9 die=SIGKILL"},
     "zh-CN": {"message": "消息", "models": "模型", "refused": "fake: words=12 after=9 die=SIGKILL"},
 }
+SHOWN = {
+    "chat-wide-light-en": "chat.png",
+    "chat-narrow-dark-zh": "chat-narrow.png",
+    "models-wide-light-en": "models.png",
+}
 SIZES = {"wide": (1280, 800), "narrow": (390, 780)}
 
 
 def main() -> None:
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "screenshots"
+    target = ROOT / "test-results" / "screenshots"
     target.mkdir(parents=True, exist_ok=True)
     subprocess.run([sys.executable, "launch.py", "models", "get"], cwd=ROOT, check=True)
     with tempfile.TemporaryDirectory() as data, sync_playwright() as playwright:
@@ -36,6 +43,8 @@ def main() -> None:
         browser.close()
         app.stop()
         scripted.stop()
+    for name, shown in SHOWN.items():
+        shutil.copy(target / f"{name}.png", ROOT / "docs" / shown)
 
 
 def take(browser: Browser, app: Served, scripted: Served, target: Path, size: str, scheme: str, locale: str) -> None:
