@@ -13,7 +13,8 @@ from annotated_types import Ge, Gt, Le
 
 Lang = Literal["auto", "en", "zh"]
 SourceKind = Literal["local", "modelscope", "huggingface", "pypi"]
-ModelKind = Literal["text"]
+ModelKind = Literal["text", "vision"]
+Quantization = Literal["none", "awq"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -103,6 +104,21 @@ class Architecture(Strict):
 
 
 @dataclass(frozen=True, slots=True)
+class VisionTower(Strict):
+    """The image encoder in front of a decoder, projector included. Sizes are in pixels, and for one tile in tokens."""
+
+    parameters: Annotated[int, Gt(0)]
+    layers: Annotated[int, Gt(0)]
+    hidden: Annotated[int, Gt(0)]
+    intermediate: Annotated[int, Gt(0)]
+    tile: Annotated[int, Gt(0)] = 448
+    tokens_per_tile: Annotated[int, Gt(0)] = 256
+    patches_per_tile: Annotated[int, Gt(0)] = 1025
+    max_tiles: Annotated[int, Ge(1)] = 12
+    """Of one image, a thumbnail of the whole not counted, which comes on top of two tiles or more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Defaults(Strict):
     """The sampling settings that a model's makers use."""
 
@@ -141,6 +157,9 @@ class ModelSpec(Strict):
     sources: tuple[Source, ...]
     defaults: Defaults = field(default_factory=Defaults)
     system_prompt: str = ""
+    vision: VisionTower | None = None
+    quantization: Quantization = "none"
+    """Of the decoder's linear layers; embeddings, output and vision tower stay in 16 bits."""
     demo: bool = False
     """A model that is here to show the app at work, not to be relied on; said wherever it is named."""
 

@@ -15,6 +15,10 @@ from engines.errors import SettingOutOfRange
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "cancelled"]
+Detail = Literal["auto", "low", "medium", "high"]
+
+DETAIL_TILES: dict[Detail, int] = {"low": 1, "medium": 6, "high": 12}
+"""Tiles that one image may be cut into; "auto" takes what the load's plan allows, and nothing takes more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,10 @@ class Message:
     def text(self) -> str:
         return "".join(part.text for part in self.parts if isinstance(part, TextPart))
 
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        return tuple(part for part in self.parts if isinstance(part, ImagePart))
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationSettings:
@@ -63,6 +71,7 @@ class GenerationSettings:
     top_k: int = 0
     repetition_penalty: float = 1.0
     seed: int | None = None
+    detail: Detail = "auto"
 
     @classmethod
     def of(cls, defaults: Defaults, seed: int | None = None) -> GenerationSettings:

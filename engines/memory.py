@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any, Literal
 
-from configs.schema import DTYPE_BYTES, Dtype, ModelSpec
+from configs.schema import DTYPE_BYTES, Dtype, ModelSpec, Quantization
 
 MIB = 2**20
 GIB = 2**30
 
 Kind = Literal["cuda", "cpu"]
+Backend = Literal["transformers", "turbomind", "pytorch", "native", "fake"]
 Verdict = Literal["load", "unload_first", "refuse"]
 
 CONTEXT_LADDER = (32768, 16384, 8192, 4096, 2048, 1024)
@@ -83,11 +84,17 @@ class Need:
 class LoadSettings:
     """How an engine is to be loaded. `context` is in tokens."""
 
-    backend: Literal["transformers", "fake"]
+    backend: Backend
     device: Kind
     dtype: Dtype
     context: int
     prefill_chunk: int = PREFILL_CHUNK
+    max_tiles: int = 0
+    max_batch: int = 1
+    kv_bits: int = 16
+    kv_bytes: int = 0
+    """Of a vision model's KV cache: what LMDeploy is to be told as a ratio of what is free at its moment."""
+    quantization: Quantization = "none"
 
 
 @dataclass(frozen=True, slots=True)
