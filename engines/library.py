@@ -16,7 +16,7 @@ from engines.errors import ModelMissing, ModelUnknown, NotEnoughMemory
 from engines.memory import DeviceMemory, MemoryPlan, Resident, Wishes, plan_load
 from engines.probe import device_memory
 from engines.verified import own_folders, sound
-from engines.worker import Load
+from engines.wire import Load
 
 
 class Library:

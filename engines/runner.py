@@ -19,7 +19,7 @@ from engines.base import GenerationSettings, Message, Usage
 from engines.errors import AppError, Busy, EngineDied, EngineHung, InputError
 from engines.job import NOTHING, Job, Loading, Ready, Waiting, Working
 from engines.memory import MemoryPlan, Resident
-from engines.worker import Cancel, Command, Done, Failed, Generate, Gone, Load, Loaded, Reply, Stage, Text
+from engines.wire import Cancel, Done, Failed, Generate, Gone, Load, Loaded, Stage, Text, WorkerHandle
 
 log = logging.getLogger(__name__)
 
@@ -27,19 +27,6 @@ TICK = 0.05
 CANCEL_GRACE = 10.0
 """Seconds an engine has to notice a cancel before its worker is ended."""
 CLOSE_GRACE = 2.0
-
-
-class WorkerHandle(Protocol):
-    """What the runner needs of engines.worker.Worker."""
-
-    @property
-    def pid(self) -> int: ...
-    @property
-    def alive(self) -> bool: ...
-    def send(self, command: Command) -> None: ...
-    def receive(self, timeout: float) -> Reply | None: ...
-    def close(self) -> None: ...
-    def kill(self) -> None: ...
 
 
 class Library(Protocol):

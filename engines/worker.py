@@ -1,7 +1,7 @@
 """The child process that one engine lives in, and the parent's handle on it.
 
 An engine may abort, hang or eat all memory: only its own process dies of that. Ending the process is also how a model
-is unloaded, the one sure way to get GPU memory back. Messages are pickled values over the child's stdin and stdout.
+is unloaded, the one sure way to get GPU memory back. wire.py has the messages.
 """
 
 from __future__ import annotations
@@ -17,87 +17,17 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import psutil
 
-from engines.base import Engine, GenerationSettings, Message, Usage
+from engines.base import Engine, Usage
 from engines.errors import AppError, Cancelled, EngineFailed, OutOfMemory
-from engines.memory import LoadSettings
+from engines.wire import Cancel, Command, Done, Failed, Generate, Gone, Load, Loaded, Reply, Stage, Text, write
 
 ROOT = Path(__file__).resolve().parent.parent
 ALIVE_EVERY = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """To the child: make this engine. Sent once."""
-
-    model: str
-    folder: Path
-    settings: LoadSettings
-
-
-@dataclass(frozen=True, slots=True)
-class Generate:
-    """To the child: answer. `number` tells this answer's Cancel from a late one of the last."""
-
-    number: int
-    messages: tuple[Message, ...]
-    settings: GenerationSettings
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    number: int
-
-
-Command = Load | Generate | Cancel
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """From the child: loading has come to this stage."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """From the child: ready; `memory` is what it holds of the device, in bytes."""
-
-    memory: int
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """From the child: a piece of the answer; an empty one only says that it lives."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    usage: Usage
-    memory: int
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    error: AppError
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """The child is dead: by `signal` (its name), or with `exit_code`."""
-
-    signal: str
-    exit_code: int
-
-
-Reply = Stage | Loaded | Text | Done | Failed | Gone
 
 
 # -- the parent's side ---------------------------------------------------------------------------------------------
@@ -139,7 +69,7 @@ class Worker:
     def send(self, command: Command) -> None:
         """Hands a command over. A dead child is noticed by `receive`, not here."""
         with contextlib.suppress(OSError):
-            _write(self._stdin, command)
+            write(self._stdin, command)
 
     def receive(self, timeout: float) -> Reply | None:
         """The next reply, or None after `timeout` seconds. After Gone there are no more."""
@@ -184,11 +114,6 @@ class Worker:
                 pass
         code = self._process.wait()
         self._replies.put(Gone(signal.Signals(-code).name if code < 0 else "", code))
-
-
-def _write(stream: IO[bytes], message: object) -> None:
-    pickle.dump(message, stream)
-    stream.flush()
 
 
 # -- the child's side ----------------------------------------------------------------------------------------------
@@ -260,7 +185,7 @@ class _Child:
 
     def _say(self, reply: Reply) -> None:
         self._said = time.monotonic()
-        _write(self._output, reply)
+        write(self._output, reply)
 
 
 def make_engine(load: Load, stage: Callable[[str], None]) -> Engine:

@@ -29,7 +29,8 @@ from engines.errors import (
 from engines.job import Delta, Job, Loading, Ready, Waiting, Working
 from engines.memory import GIB, DeviceMemory, MemoryPlan, Resident, plan_load
 from engines.runner import Runner
-from engines.worker import Load, Worker
+from engines.wire import Load
+from engines.worker import Worker
 
 SETTINGS = GenerationSettings(max_new_tokens=30_000)
 SMALL, LARGE = load_catalogue().ids
