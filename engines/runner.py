@@ -209,13 +209,14 @@ class Runner:
         for model in plan.evict:
             self._drop(model)
         self._loading = job.model
-        worker = self._start()
         try:
-            worker.send(load)
-            memory = self._await_load(job, worker)
-        except BaseException:
-            worker.kill()
-            raise
+            worker = self._start()
+            try:
+                worker.send(load)
+                memory = self._await_load(job, worker)
+            except BaseException:
+                worker.kill()
+                raise
         finally:
             self._loading = None
         if memory is None:

@@ -269,6 +269,22 @@ def test_a_death_in_a_load(make: Make, monkeypatch: pytest.MonkeyPatch, name: st
                                 "stage": "weights"}  # fmt: skip
 
 
+def test_a_worker_that_cannot_be_started_leaves_nothing_loading(tmp_path: Path) -> None:
+    starts = iter([OSError("no more processes"), None])
+
+    def start() -> Worker:
+        if failure := next(starts):
+            raise failure
+        return Worker(tmp_path / "engine.log")
+
+    runner = Runner(FakeLibrary(tmp_path), Limits(), start)
+    with pytest.raises(AppError):
+        ask(runner, "hello").result()
+    assert runner.status().loading is None
+    assert answer(ask(runner, "hello")) == "hello "
+    assert runner.close() and not children()
+
+
 def test_cancel_during_a_load(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_LOAD", "fake: hang")
     runner = make()
