@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import psutil
 
@@ -50,9 +50,12 @@ class Worker:
                 # A group of its own: Ctrl-C in the terminal is ours to handle, and its children die with it.
                 start_new_session=True,
             )
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, name="worker-reader", daemon=True)
+        self._writer = threading.Thread(target=self._write, name="worker-writer", daemon=True)
         self._reader.start()
+        self._writer.start()
 
     @property
     def pid(self) -> int:
@@ -67,9 +70,8 @@ class Worker:
             return False
 
     def send(self, command: Command) -> None:
-        """Hands a command over. A dead child is noticed by `receive`, not here."""
-        with contextlib.suppress(OSError):
-            write(self._stdin, command)
+        """Hands a command over without waiting. A child that is dead or stuck is noticed by what `receive` says."""
+        self._commands.put(command)
 
     def receive(self, timeout: float) -> Reply | None:
         """The next reply, or None after `timeout` seconds. After Gone there are no more."""
@@ -80,7 +82,7 @@ class Worker:
 
     def close(self, timeout: float = 2.0) -> None:
         """Ends the child: asks by closing its stdin, then kills it and whatever it started."""
-        self._hang_up()
+        self._commands.put(None)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout)
         self.kill()
@@ -92,17 +94,16 @@ class Worker:
                 os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
-        self._hang_up()
+        self._commands.put(None)
+        self._writer.join(5)
         self._reader.join(5)
 
-    def _hang_up(self) -> None:
-        with contextlib.suppress(OSError):
-            self._stdin.close()
-
-    @property
-    def _stdin(self) -> IO[bytes]:
+    def _write(self) -> None:
+        """Hands commands over until None comes. A pipe holds 64 KiB: a long one waits until the child reads it."""
         assert self._process.stdin is not None  # noqa: S101  Popen was given a pipe
-        return self._process.stdin
+        with contextlib.suppress(OSError), self._process.stdin as stream:
+            while command := self._commands.get():
+                write(stream, command)
 
     def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101

@@ -249,6 +249,24 @@ def test_a_hang_in_an_answer(make: Make) -> None:
     assert answer(ask(runner, "next")) == "next "
 
 
+def test_a_worker_that_reads_nothing_is_a_hang_too(make: Make) -> None:
+    """The question is longer than a pipe holds: whoever writes it waits for the worker, and that is not the runner."""
+    runner = make(silence_limit=0.6)
+    answer(ask(runner, "load"))
+    worker = psutil.Process(runner.status().engaged[0].pid)
+    worker.suspend()
+    try:
+        job = ask(runner, "word " * 40_000)
+        until(lambda: job.ended)
+    finally:
+        if worker.is_running():
+            worker.resume()
+    with pytest.raises(EngineHung) as hung:
+        job.result()
+    assert hung.value.facts["stage"] == "answer"
+    assert answer(ask(runner, "next")) == "next "
+
+
 def test_a_hang_in_a_load(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_LOAD", "fake: hang")
     runner = make(load_deadline=1.5)
