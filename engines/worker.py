@@ -127,8 +127,23 @@ def main() -> None:
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     child = _Child(output)
-    threading.Thread(target=child.listen, args=(sys.stdin.buffer,), name="listener", daemon=True).start()
-    child.run()
+    threading.Thread(target=_to_the_end, args=(child.listen, sys.stdin.buffer), name="listener", daemon=True).start()
+    _to_the_end(child.run)
+
+
+def _to_the_end(work: Callable[..., None], *args: object) -> None:
+    """Runs one of the child's two threads. Whichever ends, the process ends with it.
+
+    Not by Python's own way out, which aborts when the other thread is reading stdin.
+    """
+    code = 1
+    try:
+        work(*args)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 class _Child:
@@ -140,16 +155,16 @@ class _Child:
 
     def listen(self, stream: BinaryIO) -> None:
         """Reads commands. The parent's end, however it came, is this process's end."""
-        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
+        with contextlib.suppress(EOFError, OSError):
             while True:
                 command: Command = pickle.load(stream)  # noqa: S301  our own parent's
                 if isinstance(command, Cancel):
                     self._cancelled = command.number
                 else:
                     self._commands.put(command)
-        os._exit(0)
 
     def run(self) -> None:
+        """Loads, and answers for ever; returns only after a load that failed."""
         load = self._commands.get()
         assert isinstance(load, Load)  # noqa: S101
         engine = self._guarded(load.model, "load", lambda: make_engine(load, lambda name: self._say(Stage(name))))
