@@ -82,7 +82,7 @@ def _card(own_pids: frozenset[int]) -> tuple[str, int, int, tuple[OtherProgram, 
 
 
 def _handle() -> object | None:
-    """The card that torch calls cuda:0, as CUDA_VISIBLE_DEVICES says."""
+    """The card that torch calls cuda:0 in a worker, as CUDA_VISIBLE_DEVICES says; both count by PCI bus there."""
     import pynvml
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

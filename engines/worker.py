@@ -28,6 +28,9 @@ from engines.wire import Cancel, Command, Done, Failed, Generate, Gone, Load, Lo
 
 ROOT = Path(__file__).resolve().parent.parent
 ALIVE_EVERY = 0.5
+# Cards in the driver's order: where they are not alike, torch would count from the fastest, and probe.py by PCI bus.
+DEFAULTS = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+FIXED = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
 
 
 # -- the parent's side ---------------------------------------------------------------------------------------------
@@ -38,12 +41,11 @@ class Worker:
 
     def __init__(self, log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        environ = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", "from engines.worker import main; main()"],
                 cwd=ROOT,
-                env=environ,
+                env=DEFAULTS | os.environ | FIXED,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -67,3 +67,15 @@ def test_hanging_up_ends_the_process(worker: Worker, tmp_path: Path) -> None:
     replies(worker, Loaded)
     worker.close()
     assert replies(worker, Gone)[-1] == Gone("", 0) and not psutil.pid_exists(worker.pid)
+
+
+@pytest.mark.parametrize(("own", "order"), [(None, "PCI_BUS_ID"), ("FASTEST_FIRST", "FASTEST_FIRST")])
+def test_cards_are_counted_as_the_driver_does_unless_the_person_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, log: Path, own: str | None, order: str
+) -> None:
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    if own:
+        monkeypatch.setenv("CUDA_DEVICE_ORDER", own)
+    worker = Worker(log)
+    assert psutil.Process(worker.pid).environ()["CUDA_DEVICE_ORDER"] == order
+    worker.kill()
