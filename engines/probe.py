@@ -16,6 +16,7 @@ import psutil
 from engines.memory import DeviceMemory, Kind, OtherProgram
 
 CGROUP = Path("/sys/fs/cgroup")
+VMSTAT = Path("/proc/vmstat")
 
 
 def device_memory(own_pids: frozenset[int] = frozenset()) -> DeviceMemory:
@@ -38,7 +39,7 @@ def host_memory() -> tuple[int, int]:
     if limit is None or used is None:
         return memory.total, memory.available
     # Page cache counts as used in a cgroup, but is given up when it is asked for.
-    reclaimable = _cgroup_stat("inactive_file") + _cgroup_stat("active_file")
+    reclaimable = sum(_counter(CGROUP / "memory.stat", name) or 0 for name in ("inactive_file", "active_file"))
     return min(memory.total, limit), min(memory.available, limit - used + reclaimable)
 
 
@@ -53,6 +54,12 @@ def process_memory(pid: int, kind: Kind) -> int:
     except psutil.Error:
         return 0
     return sum(program.bytes for program in _programs() if program.pid in pids)
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has ended for want of memory: in this container, or else on this machine."""
+    inside = _counter(CGROUP / "memory.events", "oom_kill")
+    return inside if inside is not None else _counter(VMSTAT, "oom_kill") or 0
 
 
 @cache
@@ -133,10 +140,11 @@ def _read_int(path: Path) -> int | None:
         return None
 
 
-def _cgroup_stat(name: str) -> int:
+def _counter(path: Path, name: str) -> int | None:
+    """What a file of "name number" lines says of a name."""
     try:
-        stat = (CGROUP / "memory.stat").read_text(encoding="ascii")
+        text = path.read_text(encoding="ascii")
     except OSError:
-        return 0
-    found = re.search(rf"^{name} (\d+)$", stat, re.MULTILINE)
-    return int(found[1]) if found else 0
+        return None
+    found = re.search(rf"^{name} (\d+)$", text, re.MULTILINE)
+    return int(found[1]) if found else None

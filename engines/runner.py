@@ -16,7 +16,7 @@ from typing import Protocol
 
 from configs.schema import Limits
 from engines.base import GenerationSettings, Message, Usage
-from engines.errors import AppError, Busy, EngineDied, EngineHung, InputError
+from engines.errors import AppError, Busy, EngineHung, InputError
 from engines.job import NOTHING, Job, Loading, Ready, Waiting, Working
 from engines.memory import MemoryPlan, Resident
 from engines.wire import Cancel, Done, Failed, Generate, Gone, Load, Loaded, Stage, Text, WorkerHandle
@@ -242,8 +242,8 @@ class Runner:
                     return memory
                 case Failed(error):
                     raise error
-                case Gone(signal, code):
-                    raise EngineDied(model=job.model, signal=signal, exit_code=code, stage=stage)
+                case Gone() as gone:
+                    raise gone.error(job.model, stage)
             if job.cancelled:
                 return None
             if seconds > self._limits.load_deadline:
@@ -268,8 +268,8 @@ class Runner:
                     return usage
                 case Failed(error):
                     raise error
-                case Gone(signal, code):
-                    raise EngineDied(model=job.model, signal=signal, exit_code=code, stage="answer")
+                case Gone() as gone:
+                    raise gone.error(job.model, "answer")
             if told is None and (job.cancelled or job.abandoned(self._limits.abandon_after)):
                 told = now
                 worker.send(Cancel(number))

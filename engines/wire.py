@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from engines.base import GenerationSettings, Message, Usage
-from engines.errors import AppError
+from engines.errors import AppError, EngineDied, OutOfMemory
 from engines.memory import LoadSettings
 
 
@@ -72,10 +72,16 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The child is dead: by `signal` (its name), or with `exit_code`."""
+    """The child is dead: by `signal` (its name), or with `exit_code`; `out_of_memory`: the kernel chose it for that."""
 
     signal: str
     exit_code: int
+    out_of_memory: bool = False
+
+    def error(self, model: str, stage: str) -> AppError:
+        if self.out_of_memory:
+            return OutOfMemory(model=model, stage=stage)
+        return EngineDied(model=model, signal=self.signal, exit_code=self.exit_code, stage=stage)
 
 
 Reply = Stage | Loaded | Text | Done | Failed | Gone

@@ -24,6 +24,7 @@ import psutil
 
 from engines.base import Engine, Usage
 from engines.errors import AppError, Cancelled, EngineFailed, OutOfMemory
+from engines.probe import oom_kills
 from engines.wire import Cancel, Command, Done, Failed, Generate, Gone, Load, Loaded, Reply, Stage, Text, write
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,6 +53,7 @@ class Worker:
                 # A group of its own: Ctrl-C in the terminal is ours to handle, and its children die with it.
                 start_new_session=True,
             )
+        self._oom_kills = oom_kills()
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, name="worker-reader", daemon=True)
@@ -73,6 +75,8 @@ class Worker:
 
     def send(self, command: Command) -> None:
         """Hands a command over without waiting. A child that is dead or stuck is noticed by what `receive` says."""
+        if not isinstance(command, Cancel):
+            self._oom_kills = oom_kills()
         self._commands.put(command)
 
     def receive(self, timeout: float) -> Reply | None:
@@ -116,7 +120,9 @@ class Worker:
             except (EOFError, OSError, pickle.UnpicklingError, ValueError):
                 pass
         code = self._process.wait()
-        self._replies.put(Gone(signal.Signals(-code).name if code < 0 else "", code))
+        # The kernel counts before it kills. A worker that is killed from here is not listened to any more.
+        memory = code == -signal.SIGKILL and oom_kills() > self._oom_kills
+        self._replies.put(Gone(signal.Signals(-code).name if code < 0 else "", code, memory))
 
 
 # -- the child's side ----------------------------------------------------------------------------------------------

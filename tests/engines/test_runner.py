@@ -15,6 +15,7 @@ import pytest
 
 from configs.load import load_catalogue
 from configs.schema import Limits
+from engines import probe
 from engines.base import GenerationSettings, Message, Usage
 from engines.errors import (
     AppError,
@@ -161,10 +162,10 @@ def test_a_prefill_can_be_cancelled(make: Make) -> None:
     assert isinstance(result, Usage) and result.reason == "cancelled" and result.new_tokens == 0
 
 
-def job_until(job: Job, kind: type) -> Iterator[object]:
+def job_until(job: Job, kind: type, more: Callable[[object], bool] = lambda event: True) -> Iterator[object]:
     for event in job:
         yield event
-        if isinstance(event, kind):
+        if isinstance(event, kind) and more(event):
             return
 
 
@@ -325,6 +326,36 @@ def test_running_out_of_memory_for_real(make: Make) -> None:
     assert full.value.facts == {"model": SMALL, "stage": "answer"} and job.text == "word0 word1 "
     until(lambda: not children())
     assert answer(ask(runner, "next")) == "next "
+
+
+@pytest.mark.parametrize("stage", ["answer", "weights"])
+def test_a_worker_that_the_kernel_ends_for_want_of_memory(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """The kernel's part is played: its counter, and then its SIGKILL."""
+    counter = tmp_path / "memory.events"
+    counter.write_text("oom 1\noom_kill 1\n")
+    monkeypatch.setattr(probe, "CGROUP", tmp_path)
+    monkeypatch.setenv("FAKE_LOAD", "fake: hang" if stage == "weights" else "fake:")
+    job = ask(make(), "fake: words=10000 delay=0.005")
+    at = Delta if stage == "answer" else Loading
+    list(job_until(job, at, lambda event: getattr(event, "stage", stage) == stage))
+    counter.write_text("oom 2\noom_kill 2\n")
+    children()[0].kill()
+    with pytest.raises(OutOfMemory) as full:
+        job.result()
+    assert full.value.facts == {"model": SMALL, "stage": stage}
+
+
+def test_an_earlier_kill_for_memory_is_not_blamed_again(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "CGROUP", tmp_path)
+    runner = make()
+    answer(ask(runner, "load"))
+    (tmp_path / "memory.events").write_text("oom_kill 5\n")
+    with pytest.raises(EngineDied):
+        ask(runner, "fake: words=9 after=1 die=SIGKILL").result()
 
 
 def test_an_unexpected_error_is_named_without_its_text(make: Make) -> None:
