@@ -22,12 +22,16 @@ VMSTAT = Path("/proc/vmstat")
 def device_memory(own_pids: frozenset[int] = frozenset()) -> DeviceMemory:
     """The device that models are loaded on, as it is now: the first visible CUDA card, or the CPU.
 
-    A card counts only when the installed torch can use it. `own_pids` are not listed among the other programs.
+    A card counts only when the installed torch can use it. `own_pids` are our workers, not listed among the other
+    programs.
     """
     host_total, host_free = host_memory()
     card = _card(own_pids) if torch_has_cuda() else None
     if card is None:
-        return DeviceMemory(_cpu_name(), "cpu", host_total, host_free, host_total, host_free)
+        # A model is mostly its file mapped into memory, which the system counts as free, for it can read it again. But
+        # a model that loses its weights reads them for every token: here they are in use until their worker ends.
+        free = max(0, host_free - sum(_mapped(pid) for pid in own_pids))
+        return DeviceMemory(_cpu_name(), "cpu", host_total, free, host_total, free)
     name, total, free, others = card
     return DeviceMemory(name, "cuda", total, free, host_total, host_free, others)
 
@@ -44,7 +48,7 @@ def host_memory() -> tuple[int, int]:
 
 
 def process_memory(pid: int, kind: Kind) -> int:
-    """Bytes of the device that the process and its children hold; 0 if that cannot be known."""
+    """Bytes of the device that the process and its children hold, files they map included; 0 if it cannot be known."""
     try:
         process = psutil.Process(pid)
         family = [process, *process.children(recursive=True)]
@@ -54,6 +58,16 @@ def process_memory(pid: int, kind: Kind) -> int:
     except psutil.Error:
         return 0
     return sum(program.bytes for program in _programs() if program.pid in pids)
+
+
+def _mapped(pid: int) -> int:
+    """Bytes of memory that are files which the process and its children map. Only Linux tells."""
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+        return sum(getattr(one.memory_info(), "shared", 0) for one in family)
+    except psutil.Error:
+        return 0
 
 
 def oom_kills() -> int:
