@@ -376,11 +376,24 @@ def test_a_question_that_cannot_be_answered_leaves_the_worker_alone(make: Make) 
     assert answer(ask(runner, "ok")) == "ok " and runner.status().engaged[0].pid == pid
 
 
-def test_two_models_stay_when_the_plan_lets_them(make: Make) -> None:
-    runner = make()
+class SmallCard(FakeLibrary):
+    """A card on which the models that the runner says are loaded hold what was planned for them."""
+
+    def admit(self, model: str, resident: Sequence[Resident]) -> tuple[MemoryPlan, Load]:
+        held = [Resident(one.model, plan_load(load_catalogue()[one.model], CARD).need.total) for one in resident]
+        free = self.device.total - sum(one.bytes for one in held)
+        plan = plan_load(load_catalogue()[model], replace(self.device, free=free), held)
+        return plan, super().admit(model, held)[1]
+
+
+@pytest.mark.parametrize(("gib", "stay"), [(8, {SMALL, LARGE}), (6, {LARGE})], ids=["room for both", "for one"])
+def test_two_models_stay_when_the_plan_lets_them(tmp_path: Path, gib: int, stay: set[str]) -> None:
+    card = replace(CARD, total=gib * GIB)
+    runner = Runner(SmallCard(tmp_path, card), Limits(), lambda: Worker(tmp_path / "engine.log"))
     answer(ask(runner, "a", SMALL))
-    answer(ask(runner, "b", LARGE))
-    assert {one.model for one in runner.status().engaged} == {SMALL, LARGE}
+    assert answer(ask(runner, "b", LARGE)) == "b "
+    assert {one.model for one in runner.status().engaged} == stay and len(children()) == len(stay)
+    assert runner.close() and not children()
 
 
 def test_a_neighbour_goes_when_the_plan_says_so(tmp_path: Path) -> None:
