@@ -10,7 +10,9 @@ ARGS ?=
 
 .PHONY: run test check bench screenshots clean
 
+# Its stamp does not know of a card that came or went since; install.py does, and returns at once if nothing did.
 run: .venv/.installed-run
+	@$(PYTHON) tools/install.py
 	@exec $(PY) launch.py $(ARGS)
 
 test: .venv/.installed-dev

@@ -14,9 +14,9 @@ from configs.schema import AppConfig, Catalogue, ModelSpec
 from engines.acquire import locate
 from engines.errors import ModelMissing, ModelUnknown, NotEnoughMemory
 from engines.memory import DeviceMemory, MemoryPlan, Resident, Wishes, plan_load
-from engines.probe import device_memory
+from engines.probe import device_memory, process_memory
 from engines.verified import own_folders, sound
-from engines.worker import Load
+from engines.wire import Load
 
 
 class Library:
@@ -47,7 +47,10 @@ class Library:
         """What the guard says, now and here, or about a `device` described by hand."""
         memory = self.config.memory
         wishes = Wishes(context, memory.context, memory.gpu_margin, memory.host_margin, force)
-        device = device or device_memory(frozenset(one.pid for one in resident))
+        if device is None:
+            device = device_memory(frozenset(one.pid for one in resident))
+            if device.kind == "cpu":  # an idle model may have lost some of its mapped weights since it was measured
+                resident = [replace(one, bytes=process_memory(one.pid, "cpu")) for one in resident]
         return plan_load(self.spec(model), device, resident, wishes, self.catalogue.models)
 
     def admit(self, model: str, resident: Sequence[Resident]) -> tuple[MemoryPlan, Load]:

@@ -16,17 +16,22 @@ import psutil
 from engines.memory import DeviceMemory, Kind, OtherProgram
 
 CGROUP = Path("/sys/fs/cgroup")
+VMSTAT = Path("/proc/vmstat")
 
 
 def device_memory(own_pids: frozenset[int] = frozenset()) -> DeviceMemory:
     """The device that models are loaded on, as it is now: the first visible CUDA card, or the CPU.
 
-    A card counts only when the installed torch can use it. `own_pids` are not listed among the other programs.
+    A card counts only when the installed torch can use it. `own_pids` are our workers, not listed among the other
+    programs.
     """
     host_total, host_free = host_memory()
     card = _card(own_pids) if torch_has_cuda() else None
     if card is None:
-        return DeviceMemory(_cpu_name(), "cpu", host_total, host_free, host_total, host_free)
+        # A model is mostly its file mapped into memory, which the system counts as free, for it can read it again. But
+        # a model that loses its weights reads them for every token: here they are in use until their worker ends.
+        free = max(0, host_free - sum(_mapped(pid) for pid in own_pids))
+        return DeviceMemory(_cpu_name(), "cpu", host_total, free, host_total, free)
     name, total, free, others = card
     return DeviceMemory(name, "cuda", total, free, host_total, host_free, others)
 
@@ -38,12 +43,12 @@ def host_memory() -> tuple[int, int]:
     if limit is None or used is None:
         return memory.total, memory.available
     # Page cache counts as used in a cgroup, but is given up when it is asked for.
-    reclaimable = _cgroup_stat("inactive_file") + _cgroup_stat("active_file")
+    reclaimable = sum(_counter(CGROUP / "memory.stat", name) or 0 for name in ("inactive_file", "active_file"))
     return min(memory.total, limit), min(memory.available, limit - used + reclaimable)
 
 
 def process_memory(pid: int, kind: Kind) -> int:
-    """Bytes of the device that the process and its children hold; 0 if that cannot be known."""
+    """Bytes of the device that the process and its children hold, files they map included; 0 if it cannot be known."""
     try:
         process = psutil.Process(pid)
         family = [process, *process.children(recursive=True)]
@@ -53,6 +58,22 @@ def process_memory(pid: int, kind: Kind) -> int:
     except psutil.Error:
         return 0
     return sum(program.bytes for program in _programs() if program.pid in pids)
+
+
+def _mapped(pid: int) -> int:
+    """Bytes of memory that are files which the process and its children map. Only Linux tells."""
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+        return sum(getattr(one.memory_info(), "shared", 0) for one in family)
+    except psutil.Error:
+        return 0
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has ended for want of memory: in this container, or else on this machine."""
+    inside = _counter(CGROUP / "memory.events", "oom_kill")
+    return inside if inside is not None else _counter(VMSTAT, "oom_kill") or 0
 
 
 @cache
@@ -82,7 +103,7 @@ def _card(own_pids: frozenset[int]) -> tuple[str, int, int, tuple[OtherProgram, 
 
 
 def _handle() -> object | None:
-    """The card that torch calls cuda:0, as CUDA_VISIBLE_DEVICES says."""
+    """The card that torch calls cuda:0 in a worker, as CUDA_VISIBLE_DEVICES says; both count by PCI bus there."""
     import pynvml
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -133,10 +154,11 @@ def _read_int(path: Path) -> int | None:
         return None
 
 
-def _cgroup_stat(name: str) -> int:
+def _counter(path: Path, name: str) -> int | None:
+    """What a file of "name number" lines says of a name."""
     try:
-        stat = (CGROUP / "memory.stat").read_text(encoding="ascii")
+        text = path.read_text(encoding="ascii")
     except OSError:
-        return 0
-    found = re.search(rf"^{name} (\d+)$", stat, re.MULTILINE)
-    return int(found[1]) if found else 0
+        return None
+    found = re.search(rf"^{name} (\d+)$", text, re.MULTILINE)
+    return int(found[1]) if found else None

@@ -7,8 +7,10 @@ tokens, and what people wrote is encoded as text beside it. Benign text gives th
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 from engines.base import Message
@@ -62,27 +64,37 @@ class ChatFormat:
 
 
 def fit(messages: Sequence[Message], encode: Encode, limit: int) -> Prompt:
-    """The prompt within `limit` tokens: the system prompt and as many of the newest turns as there is room for.
+    """The prompt within `limit` tokens: the system prompt and the newest turns, the oldest being left out in blocks.
 
     A turn is a user's message and what answers it. Raises PromptTooLong(tokens, limit) when the last one alone, with
     the system prompt, is too long.
     """
+    ids = encode(messages)
+    if len(ids) <= limit:
+        return Prompt(ids, 0)
     head = [one for one in messages[:1] if one.role == "system"]
     body = messages[len(head) :]
     starts = [n for n, one in enumerate(body) if one.role == "user"] or [0]
     starts[0] = 0
-    left_out, last = 0, len(starts) - 1
-    ids = encode(messages)
-    if len(ids) <= limit:
-        return Prompt(ids, 0)
-    # Fewer turns, fewer tokens: bisect for the first suffix that fits.
-    while left_out < last:
-        middle = (left_out + last) // 2
-        if len(encode([*head, *body[starts[middle] :]])) <= limit:
-            last = middle
-        else:
-            left_out = middle + 1
-    ids = encode([*head, *body[starts[left_out] :]])
+    tokens = [len(encode(body[start:end])) for start, end in pairwise(starts)]
+    room = limit - sum(len(encode([Message("user", one.parts)])) for one in head)
+    cuts = _cuts(tokens, max(1, room // 2))
+    # Fewer turns, fewer tokens: bisect for the first cut that fits.
+    fitting = bisect_left(cuts, True, key=lambda cut: len(encode([*head, *body[starts[cut] :]])) <= limit)
+    cut = cuts[min(fitting, len(cuts) - 1)]
+    ids = encode([*head, *body[starts[cut] :]])
     if len(ids) > limit:
         raise PromptTooLong(tokens=len(ids), limit=limit)
-    return Prompt(ids, left_out)
+    return Prompt(ids, cut)
+
+
+def _cuts(tokens: Sequence[int], block: int) -> list[int]:
+    """How many turns may be left out, ascending; `tokens` are those of every turn but the last.
+
+    After every cut the prompt begins elsewhere, and no KV cache of it is of use. So cuts are a block apart, and depend
+    on nothing but what lies before them: while turns are added, the prompt begins where it began until a block must go.
+    The turns after the last such cut may go one by one, should they be too long together.
+    """
+    ends = list(accumulate(tokens, initial=0))
+    cuts = [n for n in range(1, len(ends)) if ends[n] // block > ends[n - 1] // block]
+    return [*cuts, *range(cuts[-1] + 1 if cuts else 1, len(ends))] or [0]

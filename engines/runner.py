@@ -16,10 +16,10 @@ from typing import Protocol
 
 from configs.schema import Limits
 from engines.base import GenerationSettings, Message, Usage
-from engines.errors import AppError, Busy, EngineDied, EngineHung, InputError
+from engines.errors import AppError, Busy, EngineHung, InputError
 from engines.job import NOTHING, Job, Loading, Ready, Waiting, Working
 from engines.memory import MemoryPlan, Resident
-from engines.worker import Cancel, Command, Done, Failed, Generate, Gone, Load, Loaded, Reply, Stage, Text
+from engines.wire import Cancel, Done, Failed, Generate, Gone, Load, Loaded, Stage, Text, WorkerHandle
 
 log = logging.getLogger(__name__)
 
@@ -27,19 +27,6 @@ TICK = 0.05
 CANCEL_GRACE = 10.0
 """Seconds an engine has to notice a cancel before its worker is ended."""
 CLOSE_GRACE = 2.0
-
-
-class WorkerHandle(Protocol):
-    """What the runner needs of engines.worker.Worker."""
-
-    @property
-    def pid(self) -> int: ...
-    @property
-    def alive(self) -> bool: ...
-    def send(self, command: Command) -> None: ...
-    def receive(self, timeout: float) -> Reply | None: ...
-    def close(self) -> None: ...
-    def kill(self) -> None: ...
 
 
 class Library(Protocol):
@@ -222,13 +209,14 @@ class Runner:
         for model in plan.evict:
             self._drop(model)
         self._loading = job.model
-        worker = self._start()
         try:
-            worker.send(load)
-            memory = self._await_load(job, worker)
-        except BaseException:
-            worker.kill()
-            raise
+            worker = self._start()
+            try:
+                worker.send(load)
+                memory = self._await_load(job, worker)
+            except BaseException:
+                worker.kill()
+                raise
         finally:
             self._loading = None
         if memory is None:
@@ -254,8 +242,8 @@ class Runner:
                     return memory
                 case Failed(error):
                     raise error
-                case Gone(signal, code):
-                    raise EngineDied(model=job.model, signal=signal, exit_code=code, stage=stage)
+                case Gone() as gone:
+                    raise gone.error(job.model, stage)
             if job.cancelled:
                 return None
             if seconds > self._limits.load_deadline:
@@ -280,8 +268,8 @@ class Runner:
                     return usage
                 case Failed(error):
                     raise error
-                case Gone(signal, code):
-                    raise EngineDied(model=job.model, signal=signal, exit_code=code, stage="answer")
+                case Gone() as gone:
+                    raise gone.error(job.model, "answer")
             if told is None and (job.cancelled or job.abandoned(self._limits.abandon_after)):
                 told = now
                 worker.send(Cancel(number))

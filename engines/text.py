@@ -92,7 +92,7 @@ class TextEngine:
         return len(self._format(messages))
 
     def memory(self) -> int:
-        """Bytes of the device held at the peak so far."""
+        """Bytes of the device held: at the peak so far on a card, now on the CPU."""
         if self._settings.device == "cuda":
             return int(self._torch.cuda.max_memory_reserved()) + self._context_bytes()
         return process_memory(os.getpid(), "cpu")

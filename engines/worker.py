@@ -1,7 +1,7 @@
 """The child process that one engine lives in, and the parent's handle on it.
 
 An engine may abort, hang or eat all memory: only its own process dies of that. Ending the process is also how a model
-is unloaded, the one sure way to get GPU memory back. Messages are pickled values over the child's stdin and stdout.
+is unloaded, the one sure way to get GPU memory back. wire.py has the messages.
 """
 
 from __future__ import annotations
@@ -17,87 +17,21 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import psutil
 
-from engines.base import Engine, GenerationSettings, Message, Usage
+from engines.base import Engine, Usage
 from engines.errors import AppError, Cancelled, EngineFailed, OutOfMemory
-from engines.memory import LoadSettings
+from engines.probe import oom_kills
+from engines.wire import Cancel, Command, Done, Failed, Generate, Gone, Load, Loaded, Reply, Stage, Text, write
 
 ROOT = Path(__file__).resolve().parent.parent
 ALIVE_EVERY = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """To the child: make this engine. Sent once."""
-
-    model: str
-    folder: Path
-    settings: LoadSettings
-
-
-@dataclass(frozen=True, slots=True)
-class Generate:
-    """To the child: answer. `number` tells this answer's Cancel from a late one of the last."""
-
-    number: int
-    messages: tuple[Message, ...]
-    settings: GenerationSettings
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    number: int
-
-
-Command = Load | Generate | Cancel
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """From the child: loading has come to this stage."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """From the child: ready; `memory` is what it holds of the device, in bytes."""
-
-    memory: int
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """From the child: a piece of the answer; an empty one only says that it lives."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    usage: Usage
-    memory: int
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    error: AppError
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """The child is dead: by `signal` (its name), or with `exit_code`."""
-
-    signal: str
-    exit_code: int
-
-
-Reply = Stage | Loaded | Text | Done | Failed | Gone
+# Cards in the driver's order: where they are not alike, torch would count from the fastest, and probe.py by PCI bus.
+DEFAULTS = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+FIXED = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
 
 
 # -- the parent's side ---------------------------------------------------------------------------------------------
@@ -108,21 +42,24 @@ class Worker:
 
     def __init__(self, log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        environ = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", "from engines.worker import main; main()"],
                 cwd=ROOT,
-                env=environ,
+                env=DEFAULTS | os.environ | FIXED,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 # A group of its own: Ctrl-C in the terminal is ours to handle, and its children die with it.
                 start_new_session=True,
             )
+        self._oom_kills = oom_kills()
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, name="worker-reader", daemon=True)
+        self._writer = threading.Thread(target=self._write, name="worker-writer", daemon=True)
         self._reader.start()
+        self._writer.start()
 
     @property
     def pid(self) -> int:
@@ -137,9 +74,10 @@ class Worker:
             return False
 
     def send(self, command: Command) -> None:
-        """Hands a command over. A dead child is noticed by `receive`, not here."""
-        with contextlib.suppress(OSError):
-            _write(self._stdin, command)
+        """Hands a command over without waiting. A child that is dead or stuck is noticed by what `receive` says."""
+        if not isinstance(command, Cancel):
+            self._oom_kills = oom_kills()
+        self._commands.put(command)
 
     def receive(self, timeout: float) -> Reply | None:
         """The next reply, or None after `timeout` seconds. After Gone there are no more."""
@@ -150,7 +88,7 @@ class Worker:
 
     def close(self, timeout: float = 2.0) -> None:
         """Ends the child: asks by closing its stdin, then kills it and whatever it started."""
-        self._hang_up()
+        self._commands.put(None)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout)
         self.kill()
@@ -162,17 +100,16 @@ class Worker:
                 os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
-        self._hang_up()
+        self._commands.put(None)
+        self._writer.join(5)
         self._reader.join(5)
 
-    def _hang_up(self) -> None:
-        with contextlib.suppress(OSError):
-            self._stdin.close()
-
-    @property
-    def _stdin(self) -> IO[bytes]:
+    def _write(self) -> None:
+        """Hands commands over until None comes. A pipe holds 64 KiB: a long one waits until the child reads it."""
         assert self._process.stdin is not None  # noqa: S101  Popen was given a pipe
-        return self._process.stdin
+        with contextlib.suppress(OSError), self._process.stdin as stream:
+            while command := self._commands.get():
+                write(stream, command)
 
     def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101
@@ -183,12 +120,9 @@ class Worker:
             except (EOFError, OSError, pickle.UnpicklingError, ValueError):
                 pass
         code = self._process.wait()
-        self._replies.put(Gone(signal.Signals(-code).name if code < 0 else "", code))
-
-
-def _write(stream: IO[bytes], message: object) -> None:
-    pickle.dump(message, stream)
-    stream.flush()
+        # The kernel counts before it kills. A worker that is killed from here is not listened to any more.
+        memory = code == -signal.SIGKILL and oom_kills() > self._oom_kills
+        self._replies.put(Gone(signal.Signals(-code).name if code < 0 else "", code, memory))
 
 
 # -- the child's side ----------------------------------------------------------------------------------------------
@@ -201,8 +135,23 @@ def main() -> None:
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     child = _Child(output)
-    threading.Thread(target=child.listen, args=(sys.stdin.buffer,), name="listener", daemon=True).start()
-    child.run()
+    threading.Thread(target=_to_the_end, args=(child.listen, sys.stdin.buffer), name="listener", daemon=True).start()
+    _to_the_end(child.run)
+
+
+def _to_the_end(work: Callable[..., None], *args: object) -> None:
+    """Runs one of the child's two threads. Whichever ends, the process ends with it.
+
+    Not by Python's own way out, which aborts when the other thread is reading stdin.
+    """
+    code = 1
+    try:
+        work(*args)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 class _Child:
@@ -214,16 +163,16 @@ class _Child:
 
     def listen(self, stream: BinaryIO) -> None:
         """Reads commands. The parent's end, however it came, is this process's end."""
-        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
+        with contextlib.suppress(EOFError, OSError):
             while True:
                 command: Command = pickle.load(stream)  # noqa: S301  our own parent's
                 if isinstance(command, Cancel):
                     self._cancelled = command.number
                 else:
                     self._commands.put(command)
-        os._exit(0)
 
     def run(self) -> None:
+        """Loads, and answers for ever; returns only after a load that failed."""
         load = self._commands.get()
         assert isinstance(load, Load)  # noqa: S101
         engine = self._guarded(load.model, "load", lambda: make_engine(load, lambda name: self._say(Stage(name))))
@@ -260,7 +209,7 @@ class _Child:
 
     def _say(self, reply: Reply) -> None:
         self._said = time.monotonic()
-        _write(self._output, reply)
+        write(self._output, reply)
 
 
 def make_engine(load: Load, stage: Callable[[str], None]) -> Engine:

@@ -42,6 +42,18 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert probe.host_memory()[0] == psutil.virtual_memory().total
 
 
+def test_kills_for_want_of_memory_are_the_containers_or_else_the_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "CGROUP", tmp_path)
+    monkeypatch.setattr(probe, "VMSTAT", tmp_path / "vmstat")
+    assert probe.oom_kills() == 0
+    (tmp_path / "vmstat").write_text("nr_free_pages 12\noom_kill 7\n")
+    assert probe.oom_kills() == 7
+    (tmp_path / "memory.events").write_text("low 0\nmax 9\noom 3\noom_kill 2\noom_group_kill 1\n")
+    assert probe.oom_kills() == 2
+
+
 class Driver(types.ModuleType):
     """NVML as a machine with one 8 GB card and a game on it would answer."""
 

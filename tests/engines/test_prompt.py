@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -92,12 +93,38 @@ def test_the_system_prompt_and_the_newest_turns_are_kept() -> None:
 
 
 @pytest.mark.parametrize("limit", range(14, 120))
-def test_as_many_turns_as_fit_at_every_limit(limit: int) -> None:
+def test_what_is_left_out_is_needed_but_for_half_the_room(limit: int) -> None:
     messages = [Message.of("system", "s"), *conversation(*(["w " * 7] * 11))]
     prompt = fit(messages, words, limit)
     assert len(prompt.ids) <= limit
     turn = 20  # two messages of ten; the last turn is a question alone
-    assert prompt.turns_left_out == 5 - min(5, (limit - 14) // turn)
+    least = 5 - min(5, (limit - 14) // turn)
+    assert len(prompt.ids) == 14 + turn * (5 - prompt.turns_left_out)
+    assert least <= prompt.turns_left_out <= least + (limit - 4) // 2 // turn + 1
+
+
+def spelled(messages: Any) -> list[int]:
+    """One id a word, which tells it from others, and one for who speaks."""
+    return [hash(word) for one in messages for word in (one.role, *one.text.split())]
+
+
+@pytest.mark.parametrize("system", [0, 20, 200], ids=["no system prompt", "short", "long"])
+def test_past_the_window_the_prompt_begins_where_it_began_for_many_turns(system: int) -> None:
+    dice = random.Random(3)
+    head = [Message.of("system", "s " * system)] if system else []
+    texts = [f"{n} " + "w " * dice.randint(4, 12) for n in range(401)]
+    prompts = [fit([*head, *conversation(*texts[:n])], spelled, 400) for n in range(1, 402, 2)]
+    past = [n for n, one in enumerate(prompts) if one.turns_left_out]
+    again = [n for n in past if prompts[n].ids[: len(prompts[n - 1].ids)] != prompts[n - 1].ids]
+    turn = 2 * 10
+    assert len(past) > 150 and len(again) < len(past) / ((400 - system) / 2 / turn - 2)
+    assert all(one.turns_left_out >= before.turns_left_out for before, one in pairwise(prompts))
+
+
+def test_turns_that_are_too_long_together_go_one_by_one() -> None:
+    messages = conversation(*["w " * 7, "w"] * 3, "w " * 70)
+    assert fit(messages, words, 101).turns_left_out == 1
+    assert fit(messages, words, 100).turns_left_out == 2
 
 
 def test_one_message_that_is_too_long_is_refused_with_its_size() -> None:

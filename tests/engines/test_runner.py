@@ -15,6 +15,7 @@ import pytest
 
 from configs.load import load_catalogue
 from configs.schema import Limits
+from engines import probe
 from engines.base import GenerationSettings, Message, Usage
 from engines.errors import (
     AppError,
@@ -29,7 +30,8 @@ from engines.errors import (
 from engines.job import Delta, Job, Loading, Ready, Waiting, Working
 from engines.memory import GIB, DeviceMemory, MemoryPlan, Resident, plan_load
 from engines.runner import Runner
-from engines.worker import Load, Worker
+from engines.wire import Load
+from engines.worker import Worker
 
 SETTINGS = GenerationSettings(max_new_tokens=30_000)
 SMALL, LARGE = load_catalogue().ids
@@ -160,10 +162,10 @@ def test_a_prefill_can_be_cancelled(make: Make) -> None:
     assert isinstance(result, Usage) and result.reason == "cancelled" and result.new_tokens == 0
 
 
-def job_until(job: Job, kind: type) -> Iterator[object]:
+def job_until(job: Job, kind: type, more: Callable[[object], bool] = lambda event: True) -> Iterator[object]:
     for event in job:
         yield event
-        if isinstance(event, kind):
+        if isinstance(event, kind) and more(event):
             return
 
 
@@ -248,6 +250,24 @@ def test_a_hang_in_an_answer(make: Make) -> None:
     assert answer(ask(runner, "next")) == "next "
 
 
+def test_a_worker_that_reads_nothing_is_a_hang_too(make: Make) -> None:
+    """The question is longer than a pipe holds: whoever writes it waits for the worker, and that is not the runner."""
+    runner = make(silence_limit=0.6)
+    answer(ask(runner, "load"))
+    worker = psutil.Process(runner.status().engaged[0].pid)
+    worker.suspend()
+    try:
+        job = ask(runner, "word " * 40_000)
+        until(lambda: job.ended)
+    finally:
+        if worker.is_running():
+            worker.resume()
+    with pytest.raises(EngineHung) as hung:
+        job.result()
+    assert hung.value.facts["stage"] == "answer"
+    assert answer(ask(runner, "next")) == "next "
+
+
 def test_a_hang_in_a_load(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_LOAD", "fake: hang")
     runner = make(load_deadline=1.5)
@@ -266,6 +286,22 @@ def test_a_death_in_a_load(make: Make, monkeypatch: pytest.MonkeyPatch, name: st
         ask(make(), "hello").result()
     assert died.value.facts == {"model": SMALL, "signal": name, "exit_code": died.value.facts["exit_code"],
                                 "stage": "weights"}  # fmt: skip
+
+
+def test_a_worker_that_cannot_be_started_leaves_nothing_loading(tmp_path: Path) -> None:
+    starts = iter([OSError("no more processes"), None])
+
+    def start() -> Worker:
+        if failure := next(starts):
+            raise failure
+        return Worker(tmp_path / "engine.log")
+
+    runner = Runner(FakeLibrary(tmp_path), Limits(), start)
+    with pytest.raises(AppError):
+        ask(runner, "hello").result()
+    assert runner.status().loading is None
+    assert answer(ask(runner, "hello")) == "hello "
+    assert runner.close() and not children()
 
 
 def test_cancel_during_a_load(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,6 +328,36 @@ def test_running_out_of_memory_for_real(make: Make) -> None:
     assert answer(ask(runner, "next")) == "next "
 
 
+@pytest.mark.parametrize("stage", ["answer", "weights"])
+def test_a_worker_that_the_kernel_ends_for_want_of_memory(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """The kernel's part is played: its counter, and then its SIGKILL."""
+    counter = tmp_path / "memory.events"
+    counter.write_text("oom 1\noom_kill 1\n")
+    monkeypatch.setattr(probe, "CGROUP", tmp_path)
+    monkeypatch.setenv("FAKE_LOAD", "fake: hang" if stage == "weights" else "fake:")
+    job = ask(make(), "fake: words=10000 delay=0.005")
+    at = Delta if stage == "answer" else Loading
+    list(job_until(job, at, lambda event: getattr(event, "stage", stage) == stage))
+    counter.write_text("oom 2\noom_kill 2\n")
+    children()[0].kill()
+    with pytest.raises(OutOfMemory) as full:
+        job.result()
+    assert full.value.facts == {"model": SMALL, "stage": stage}
+
+
+def test_an_earlier_kill_for_memory_is_not_blamed_again(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "CGROUP", tmp_path)
+    runner = make()
+    answer(ask(runner, "load"))
+    (tmp_path / "memory.events").write_text("oom_kill 5\n")
+    with pytest.raises(EngineDied):
+        ask(runner, "fake: words=9 after=1 die=SIGKILL").result()
+
+
 def test_an_unexpected_error_is_named_without_its_text(make: Make) -> None:
     runner = make()
     with pytest.raises(EngineFailed) as failed:
@@ -310,11 +376,24 @@ def test_a_question_that_cannot_be_answered_leaves_the_worker_alone(make: Make) 
     assert answer(ask(runner, "ok")) == "ok " and runner.status().engaged[0].pid == pid
 
 
-def test_two_models_stay_when_the_plan_lets_them(make: Make) -> None:
-    runner = make()
+class SmallCard(FakeLibrary):
+    """A card on which the models that the runner says are loaded hold what was planned for them."""
+
+    def admit(self, model: str, resident: Sequence[Resident]) -> tuple[MemoryPlan, Load]:
+        held = [Resident(one.model, plan_load(load_catalogue()[one.model], CARD).need.total) for one in resident]
+        free = self.device.total - sum(one.bytes for one in held)
+        plan = plan_load(load_catalogue()[model], replace(self.device, free=free), held)
+        return plan, super().admit(model, held)[1]
+
+
+@pytest.mark.parametrize(("gib", "stay"), [(8, {SMALL, LARGE}), (6, {LARGE})], ids=["room for both", "for one"])
+def test_two_models_stay_when_the_plan_lets_them(tmp_path: Path, gib: int, stay: set[str]) -> None:
+    card = replace(CARD, total=gib * GIB)
+    runner = Runner(SmallCard(tmp_path, card), Limits(), lambda: Worker(tmp_path / "engine.log"))
     answer(ask(runner, "a", SMALL))
-    answer(ask(runner, "b", LARGE))
-    assert {one.model for one in runner.status().engaged} == {SMALL, LARGE}
+    assert answer(ask(runner, "b", LARGE)) == "b "
+    assert {one.model for one in runner.status().engaged} == stay and len(children()) == len(stay)
+    assert runner.close() and not children()
 
 
 def test_a_neighbour_goes_when_the_plan_says_so(tmp_path: Path) -> None:

@@ -178,6 +178,17 @@ def test_past_the_window_the_newest_turns_are_kept(folder: Path) -> None:
     assert text == answer(engine, ask(*turns[2 * usage.turns_left_out :], system="Be brief."))[0]
 
 
+def test_past_the_window_the_kept_cache_still_serves(folder: Path) -> None:
+    engine = load(folder, context=256)
+    turns = [f"{n} are some words" for n in range(40)]
+    served = []
+    for asked in range(21, 40, 2):
+        _, usage = answer(engine, ask(*turns[:asked], system="Be brief."), GenerationSettings(4, 0.0))
+        assert usage.turns_left_out > 0
+        served.append(usage.cached_tokens > usage.prompt_tokens / 2)
+    assert served.count(True) >= 5
+
+
 def test_a_message_too_long_is_refused_before_anything_is_computed(engine: TextEngine) -> None:
     with pytest.raises(PromptTooLong) as long:
         answer(engine, ask("word " * 1000))

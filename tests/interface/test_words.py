@@ -133,3 +133,17 @@ def test_sizes(size: int, text: str) -> None:
 def test_times_and_languages() -> None:
     assert [seconds_text(s, "en") for s in (1.25, 120, 7200)] == ["1.2 s", "2 min", "2.0 h"]
     assert [lang_of(tag) for tag in ("zh-TW", "zh_CN.UTF-8", "ZH", "en-US", "de", None)] == ["zh"] * 3 + ["en"] * 3
+
+
+@pytest.mark.parametrize("lang", LANGS)
+@pytest.mark.parametrize(
+    "error",
+    [errors.DownloadFailed(source="pypi", kind="cut", detail=""), errors.DownloadCancelled(model="m")],
+    ids=lambda error: error.code,
+)
+def test_a_transfer_is_said_to_go_on_only_where_it_does(error: errors.AppError, lang: Lang) -> None:
+    """pip, which fetches from PyPI, begins every transfer anew."""
+    notice = explain(error, lang)
+    kept = t("models.source_modelscope", lang), t("models.source_huggingface", lang)
+    assert all(source in notice.hint for source in (*kept, "PyPI"))
+    assert not re.search("kept|保留", notice.line)

@@ -1,0 +1,105 @@
+"""What the runner and a worker's process say to each other: pickled values over the child's stdin and stdout."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+from engines.base import GenerationSettings, Message, Usage
+from engines.errors import AppError, EngineDied, OutOfMemory
+from engines.memory import LoadSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """To the child: make this engine. Sent once."""
+
+    model: str
+    folder: Path
+    settings: LoadSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """To the child: answer. `number` tells this answer's Cancel from a late one of the last."""
+
+    number: int
+    messages: tuple[Message, ...]
+    settings: GenerationSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    number: int
+
+
+Command = Load | Generate | Cancel
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """From the child: loading has come to this stage."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """From the child: ready; `memory` is what it holds of the device, in bytes."""
+
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """From the child: a piece of the answer; an empty one only says that it lives."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    usage: Usage
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    error: AppError
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The child is dead: by `signal` (its name), or with `exit_code`; `out_of_memory`: the kernel chose it for that."""
+
+    signal: str
+    exit_code: int
+    out_of_memory: bool = False
+
+    def error(self, model: str, stage: str) -> AppError:
+        if self.out_of_memory:
+            return OutOfMemory(model=model, stage=stage)
+        return EngineDied(model=model, signal=self.signal, exit_code=self.exit_code, stage=stage)
+
+
+Reply = Stage | Loaded | Text | Done | Failed | Gone
+
+
+class WorkerHandle(Protocol):
+    """A worker as the runner sees it; engines.worker.Worker is one."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def alive(self) -> bool: ...
+    def send(self, command: Command) -> None: ...
+    def receive(self, timeout: float) -> Reply | None: ...
+    def close(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+def write(stream: IO[bytes], message: object) -> None:
+    pickle.dump(message, stream)
+    stream.flush()
