@@ -219,10 +219,8 @@ def _add_bytelevel_tokenizer(folder: Path) -> int:
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"bos_token": special[1], "eos_token": special[2], "unk_token": special[0], "pad_token": special[2]}
     template = CHAT_TEMPLATE.removeprefix("{{ bos_token }}")
-    write_json(
-        folder / "tokenizer_config.json",
-        {**names, "chat_template": template, "tokenizer_class": "PreTrainedTokenizerFast"},
-    )
+    config = {**names, "chat_template": template, "tokenizer_class": "PreTrainedTokenizerFast"}
+    write_json(folder / "tokenizer_config.json", config)
     return tokenizer.get_vocab_size()
 
 
