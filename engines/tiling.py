@@ -6,10 +6,10 @@ InternVL, internvl_chat/internvl/train/dataset.py.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 TILE = 448
@@ -51,13 +51,12 @@ def share(max_tiles: int, images: int) -> int:
     return next(fitting, 1)
 
 
-def pixels(file: Path, max_tiles: int, tile: int = TILE) -> Tensor:
-    """What the model is shown of an image file: float32 [tiles, 3, tile, tile], normalized, row by row, thumbnail last.
+def pixels(image: Image, max_tiles: int, tile: int = TILE) -> Tensor:
+    """What the model is shown of an image: float32 [tiles, 3, tile, tile], normalized, row by row, thumbnail last.
 
-    The file is taken as it is: it has been checked and turned upright when it was uploaded. Raises OSError for one
-    that is gone or broken.
+    The image is taken as it is: it has been checked and turned upright when it was uploaded. Raises OSError for one
+    whose file is broken.
     """
-    from PIL import Image
     from transformers import GotOcr2ImageProcessorPil
 
     processor = GotOcr2ImageProcessorPil(
@@ -68,5 +67,4 @@ def pixels(file: Path, max_tiles: int, tile: int = TILE) -> Tensor:
         min_patches=1,
         max_patches=max(1, max_tiles),
     )
-    with Image.open(file) as image:
-        return processor(image.convert("RGB"), return_tensors="pt")["pixel_values"]
+    return processor(image.convert("RGB"), return_tensors="pt")["pixel_values"]

@@ -43,8 +43,10 @@ class NativeVisionEngine(TextEngine):
         return int(self._model.config.vision_config.image_size[0])
 
     def _warm_up(self) -> None:
+        from PIL import Image
+
         super()._warm_up()
-        self._look(self._torch.zeros(1, 3, self._tile, self._tile))
+        self._look(pixels(Image.new("RGB", (self._tile, self._tile)), 1, self._tile))
 
     def _format_of(self, max_tiles: int) -> ImageChatFormat:
         def tiles(image: ImagePart) -> int:
@@ -88,10 +90,14 @@ class NativeVisionEngine(TextEngine):
 
     def _features_of(self, prompt: ImagePrompt, number: int, emit: Emit) -> Any:
         """What the model makes of an image of the prompt: [tokens, hidden]. A cancel is noticed between its tiles."""
+        from PIL import Image
+
         look = self._looks(prompt)[number]
         if look not in self._features:
+            with Image.open(prompt.images[number].path) as image:
+                tiles = pixels(image, prompt.max_tiles, self._tile)
             seen = []
-            for tile in pixels(prompt.images[number].path, prompt.max_tiles, self._tile).split(1):
+            for tile in tiles.split(1):
                 emit("")
                 seen.append(self._look(tile))
             features = self._torch.cat(seen)

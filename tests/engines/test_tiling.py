@@ -60,9 +60,8 @@ def test_pixels_are_the_published_ones_bit_for_bit(tmp_path: Path) -> None:
     for number, (width, height, most) in enumerate(cases()):
         # A quarter of the published side: the same rule, a sixteenth of the work.
         file = write_image(tmp_path / "image.bmp", width, height, seed=number)
-        shown = pixels(file, most, 112)
         with Image.open(file) as image:
-            expected = reference_pixels(image, most, 112)
+            shown, expected = pixels(image, most, 112), reference_pixels(image, most, 112)
         assert shown.dtype == torch.float32 and shown.shape == (tile_count(width, height, most, 112), 3, 112, 112)
         assert torch.equal(shown, expected), (width, height, most)
 
@@ -72,7 +71,7 @@ def test_pixels_are_the_published_ones_bit_for_bit(tmp_path: Path) -> None:
 def test_pixels_at_the_published_size(tmp_path: Path, size: tuple[int, int], most: int) -> None:
     file = write_image(tmp_path / "image.png", *size)
     with Image.open(file) as image:
-        assert torch.equal(pixels(file, most), reference_pixels(image, most))
+        assert torch.equal(pixels(image, most), reference_pixels(image, most))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
@@ -81,7 +80,7 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path: Path, mode: str) -> None:
     with Image.open(write_image(tmp_path / "image.png", 300, 200)) as image:
         image.convert(mode).save(file)
     with Image.open(file) as image:
-        assert torch.equal(pixels(file, 4, 112), reference_pixels(image, 4, 112))
+        assert torch.equal(pixels(image, 4, 112), reference_pixels(image, 4, 112))
 
 
 def test_several_images_take_no_more_than_one_may() -> None:
