@@ -3,6 +3,7 @@
 AppError
   InputError              the person can mend it by asking otherwise
     PromptTooLong           tokens, limit
+    TooManyImages           images, limit
     SettingOutOfRange       name, value, low, high
     StillAnswering          (a conversation has one answer at a time)
   ModelError              something is wrong with a model's files
@@ -55,6 +56,10 @@ class InputError(AppError):
 
 class PromptTooLong(InputError):
     code = "prompt_too_long"
+
+
+class TooManyImages(InputError):
+    code = "too_many_images"
 
 
 class SettingOutOfRange(InputError):

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
-from engines.base import Message
-from engines.errors import PromptTooLong
+from engines.base import DETAIL_TILES, Detail, ImagePart, Message
+from engines.errors import PromptTooLong, TooManyImages
+from engines.tiling import share, with_thumbnail
 
 Encode = Callable[[Sequence[Message]], list[int]]
+
+CONTEXT = "<IMG_CONTEXT>"
 
 # Private-use characters: a template passes them through, and a tokenizer has no token of its own for them.
 _PLACEHOLDER = re.compile("\ue000(\\d+)\ue001")
@@ -24,10 +27,24 @@ _PLACEHOLDER = re.compile("\ue000(\\d+)\ue001")
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids ready for the model, and how many of the oldest turns did not fit."""
+    """Token ids ready for the model, the messages that are in them, and how many of the oldest turns did not fit."""
 
     ids: list[int]
     turns_left_out: int
+    messages: tuple[Message, ...] = ()
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        """In the order in which the model is shown them."""
+        return tuple(image for one in self.messages for image in one.images)
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePrompt(Prompt):
+    """A prompt with images: each was cut into at most `max_tiles`, and has its tokens in its span of `ids`."""
+
+    max_tiles: int = 1
+    spans: tuple[range, ...] = ()
 
 
 class ChatFormat:
@@ -41,7 +58,8 @@ class ChatFormat:
 
     def __call__(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the whole conversation and the opening of the answer; the template decides on BOS."""
-        turns = [{"role": one.role, "content": f"\ue000{n}\ue001"} for n, one in enumerate(messages)]
+        contents = [f"{self._before_text(one)}\ue000{n}\ue001" for n, one in enumerate(messages)]
+        turns = [{"role": one.role, "content": text} for one, text in zip(messages, contents, strict=True)]
         rendered = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         ids: list[int] = []
         for part in self._split.split(rendered):
@@ -50,6 +68,10 @@ class ChatFormat:
             elif part:
                 ids += self.encode_text(_PLACEHOLDER.sub(lambda found: messages[int(found[1])].text, part))
         return ids
+
+    def _before_text(self, message: Message) -> str:
+        """What stands before a message's text. It is ours, so control tokens may be in it."""
+        return ""
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of text that contains no control token, whatever it spells."""
@@ -63,6 +85,37 @@ class ChatFormat:
         return ids
 
 
+class ImageChatFormat(ChatFormat):
+    """Encodes conversations with images as InternVL2's published code does: a message's images stand before its text.
+
+    `tiles` says how many tiles an image is shown in, each of which takes `tokens_per_tile` times <IMG_CONTEXT>.
+    """
+
+    def __init__(self, tokenizer: Any, tiles: Callable[[ImagePart], int], tokens_per_tile: int = 256) -> None:
+        super().__init__(tokenizer)
+        self._tiles, self._tokens_per_tile = tiles, tokens_per_tile
+        self._image, self._image_end, self._context = (self._control[name] for name in ("<img>", "</img>", CONTEXT))
+
+    def __call__(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of the whole conversation and the opening of the answer, with every tile's tokens in their place."""
+        images = (image for one in messages for image in one.images)
+        ids: list[int] = []
+        for one in super().__call__(messages):
+            # Nobody can type this token: each is one of those that `_before_text` wrote.
+            ids += [one] * (self._tiles(next(images)) * self._tokens_per_tile if one == self._context else 1)
+        return ids
+
+    def image_spans(self, ids: list[int]) -> list[range]:
+        """Where in a prompt the tokens of each image's tiles lie."""
+        starts = [n + 1 for n, one in enumerate(ids) if one == self._image]
+        return [range(start, ids.index(self._image_end, start)) for start in starts]
+
+    def _before_text(self, message: Message) -> str:
+        if len(message.images) == 1:
+            return f"<img>{CONTEXT}</img>\n"
+        return "".join(f"Image-{number}: <img>{CONTEXT}</img>\n" for number in range(1, len(message.images) + 1))
+
+
 def fit(messages: Sequence[Message], encode: Encode, limit: int) -> Prompt:
     """The prompt within `limit` tokens: the system prompt and the newest turns, the oldest being left out in blocks.
 
@@ -71,21 +124,20 @@ def fit(messages: Sequence[Message], encode: Encode, limit: int) -> Prompt:
     """
     ids = encode(messages)
     if len(ids) <= limit:
-        return Prompt(ids, 0)
+        return Prompt(ids, 0, tuple(messages))
+    starts = [n for n, one in enumerate(messages) if one.role == "user"] or [0]
     head = [one for one in messages[:1] if one.role == "system"]
-    body = messages[len(head) :]
-    starts = [n for n, one in enumerate(body) if one.role == "user"] or [0]
-    starts[0] = 0
-    tokens = [len(encode(body[start:end])) for start, end in pairwise(starts)]
+    tokens = [len(encode(messages[start:end])) for start, end in pairwise([len(head), *starts[1:]])]
     room = limit - sum(len(encode([Message("user", one.parts)])) for one in head)
     cuts = _cuts(tokens, max(1, room // 2))
     # Fewer turns, fewer tokens: bisect for the first cut that fits.
-    fitting = bisect_left(cuts, True, key=lambda cut: len(encode([*head, *body[starts[cut] :]])) <= limit)
+    fitting = bisect_left(cuts, True, key=lambda cut: len(encode(without_turns(messages, cut))) <= limit)
     cut = cuts[min(fitting, len(cuts) - 1)]
-    ids = encode([*head, *body[starts[cut] :]])
+    kept = without_turns(messages, cut)
+    ids = encode(kept)
     if len(ids) > limit:
         raise PromptTooLong(tokens=len(ids), limit=limit)
-    return Prompt(ids, cut)
+    return Prompt(ids, cut, tuple(kept))
 
 
 def _cuts(tokens: Sequence[int], block: int) -> list[int]:
@@ -98,3 +150,39 @@ def _cuts(tokens: Sequence[int], block: int) -> list[int]:
     ends = list(accumulate(tokens, initial=0))
     cuts = [n for n in range(1, len(ends)) if ends[n] // block > ends[n - 1] // block]
     return [*cuts, *range(cuts[-1] + 1 if cuts else 1, len(ends))] or [0]
+
+
+def fit_images(
+    messages: Sequence[Message], format_of: Callable[[int], ImageChatFormat], limit: int, max_tiles: int, detail: Detail
+) -> ImagePrompt:
+    """The prompt within `limit` tokens, with images that together take no more tiles than one at `max_tiles` may.
+
+    They share these evenly, each within what `detail` asks for; `format_of` gives the format for so many tiles an
+    image. The oldest turns make room, as they do for tokens. Raises TooManyImages(images, limit) when the last turn's
+    images are too many at one tile each, and PromptTooLong as `fit` does.
+    """
+    kept, left_out, most = [*messages], 0, with_thumbnail(max_tiles)
+    while (images := sum(len(one.images) for one in kept)) > most:
+        left_out += 1
+        if left_out == turn_count(messages):
+            raise TooManyImages(images=images, limit=most)
+        kept = without_turns(messages, left_out)
+    each = min(DETAIL_TILES.get(detail, max_tiles), share(max_tiles, images))
+    form = format_of(each)
+    prompt = fit(kept, form, limit)
+    spans = tuple(form.image_spans(prompt.ids))
+    return ImagePrompt(prompt.ids, left_out + prompt.turns_left_out, prompt.messages, each, spans)
+
+
+def turn_count(messages: Sequence[Message]) -> int:
+    """Turns of a conversation; what comes before the first user's message belongs to the first."""
+    return max(1, sum(one.role == "user" for one in messages))
+
+
+def without_turns(messages: Sequence[Message], count: int) -> list[Message]:
+    """A conversation without its oldest turns; its system prompt stays."""
+    if not count:
+        return [*messages]
+    head = [one for one in messages[:1] if one.role == "system"]
+    starts = [n for n, one in enumerate(messages) if one.role == "user"]
+    return [*head, *messages[starts[count] :]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from engines.errors import Cancelled
 from engines.kv import KVCache
 from engines.memory import LoadSettings
 from engines.probe import device_memory, process_memory
-from engines.prompt import ChatFormat, fit
+from engines.prompt import ChatFormat, Prompt, fit
 
 LONGEST_CHARACTER = 8
 """Tokens that one character may take: four bytes in UTF-8, and some to spare."""
@@ -56,7 +56,7 @@ class TextEngine:
         eos = self._model.generation_config.eos_token_id
         self._stop_ids: list[int] = [eos] if isinstance(eos, int) else list(eos)
         self._kv = KVCache(settings.context)
-        self._cached_ids: list[int] = []
+        self._cached: list[Hashable] = []
         stage("warming")
         self._warm_up()
 
@@ -64,12 +64,12 @@ class TextEngine:
         """See engines.base.Engine. A cancelled answer returns its Usage, too."""
         settings = settings.checked()
         started = time.monotonic()
-        prompt = fit(messages, self._format, prompt_limit(self._settings.context, settings.max_new_tokens))
+        prompt = self._prompt(messages, settings)
         sink = _Sink(self._tokenizer, emit)
         reason: FinishReason = "length"
-        with self._cache_for(prompt.ids, sink) as cached:
+        with self._cache_for(prompt, sink) as cached:
             try:
-                self._prefill(prompt.ids, emit)
+                self._prefill(prompt, emit)
                 self._decode(prompt.ids, settings, sink)
                 sink.flush()
                 if sink.ids and sink.ids[-1] in self._stop_ids:
@@ -121,23 +121,35 @@ class TextEngine:
         self._kv.cut(0)
 
     @contextmanager
-    def _cache_for(self, ids: list[int], sink: _Sink) -> Iterator[int]:
-        """Cuts the cache back to what it shares with `ids`, yields that many tokens, and books what it holds after."""
-        shared = _common_prefix(ids, self._cached_ids) if self._reuse_prefix else 0
-        shared = min(shared, len(ids) - 1)  # the last token must be run to know what follows
+    def _cache_for(self, prompt: Prompt, sink: _Sink) -> Iterator[int]:
+        """Cuts the cache back to what it shares with `prompt`, yields that length, and books what it holds after."""
+        seen = self._what_is_seen(prompt)
+        shared = _common_prefix(seen, self._cached) if self._reuse_prefix else 0
+        shared = min(shared, len(seen) - 1)  # the last token must be run to know what follows
         self._kv.cut(shared)
-        self._cached_ids = []  # and so it stays after an error, which may have come between two layers
+        self._cached = []  # and so it stays after an error, which may have come between two layers
         yield shared
-        self._cached_ids = [*ids, *sink.ids][: self._kv.length]
+        self._cached = [*seen, *sink.ids][: self._kv.length]
 
-    def _prefill(self, ids: list[int], emit: Emit) -> None:
+    def _prefill(self, prompt: Prompt, emit: Emit) -> None:
         """Runs all but the last token of the prompt, a chunk at a time so that a cancel is noticed in between."""
-        last = len(ids) - 1
+        last = len(prompt.ids) - 1
         emit("")
         with self._all_cores():
             for start in range(self._kv.length, last, self._settings.prefill_chunk):
-                self._forward(ids[start : min(start + self._settings.prefill_chunk, last)])
+                self._run(prompt, start, min(start + self._settings.prefill_chunk, last), emit)
                 emit("")
+
+    def _prompt(self, messages: Sequence[Message], settings: GenerationSettings) -> Prompt:
+        return fit(messages, self._format, prompt_limit(self._settings.context, settings.max_new_tokens))
+
+    def _what_is_seen(self, prompt: Prompt) -> Sequence[Hashable]:
+        """One value for each token: two prompts leave the same in the cache as far as these are equal."""
+        return prompt.ids
+
+    def _run(self, prompt: Prompt, start: int, stop: int, emit: Emit) -> None:
+        """Puts a piece of the prompt through the model, behind what the cache holds."""
+        self._forward(prompt.ids[start:stop])
 
     @contextmanager
     def _all_cores(self) -> Iterator[None]:
@@ -193,7 +205,7 @@ def prompt_limit(context: int, max_new_tokens: int) -> int:
     return context - min(max_new_tokens, context // 4)
 
 
-def _common_prefix(left: list[int], right: list[int]) -> int:
+def _common_prefix(left: Sequence[Hashable], right: Sequence[Hashable]) -> int:
     length = min(len(left), len(right))
     return next((n for n in range(length) if left[n] != right[n]), length)
 

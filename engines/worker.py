@@ -218,6 +218,10 @@ def make_engine(load: Load, stage: Callable[[str], None]) -> Engine:
         from engines.fake import FakeEngine, Script
 
         return FakeEngine(stage, Script.of(os.environ.get("FAKE_LOAD", "fake:")), load.settings.context)
+    if load.settings.backend == "native":
+        from engines.vision_native import NativeVisionEngine
+
+        return NativeVisionEngine(load.folder, load.settings, stage)
     from engines.text import TextEngine
 
     return TextEngine(load.folder, load.settings, stage)

@@ -1,7 +1,7 @@
 """Makes tiny random checkpoints in the layouts that the app meets. The weights are noise, so is what the models say.
 
-make_internlm2: as published, with fused wqkv, tokenizer.model, auto_map, and code that betrays being run.
-make_llama: an architecture that transformers has itself. make_gguf: the same as llama.cpp writes it.
+make_internlm2: as published, with fused wqkv, tokenizer.model, auto_map, and code that betrays being run. make_llama:
+an architecture that transformers has itself. make_gguf: the same as llama.cpp writes it.
 """
 
 from __future__ import annotations
@@ -40,8 +40,21 @@ def main(argv: list[str]) -> int:
 """
 
 
-def make_internlm2(
-    folder: Path,
+def make_internlm2(folder: Path, *, shards: int = 1, seed: int = 0, **geometry: Any) -> Path:
+    """A random InternLM2 chat checkpoint as published, of about 200,000 parameters in float32 and 1000 pieces.
+
+    `geometry` is internlm2_config's. Running its code would leave a file named "executed" in the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = internlm2_config(add_internlm2_tokenizer(folder), **geometry)
+    write_json(folder / "config.json", config)
+    write_traps(folder, *(f"{kind}_internlm2" for kind in ("configuration", "modeling", "tokenization")))
+    write_weights(folder, internlm2_weights(config, seed), shards)
+    return folder
+
+
+def internlm2_config(
+    vocab: int,
     *,
     heads: int = 4,
     kv_heads: int = 2,
@@ -51,34 +64,28 @@ def make_internlm2(
     rope_scaling: dict[str, Any] | None = None,
     bias: bool = False,
     tied: bool = False,
-    shards: int = 1,
-    seed: int = 0,
-) -> Path:
-    """A random InternLM2 chat checkpoint as published, of about 200,000 parameters in float32 and 1000 pieces.
-
-    `window` is its context in tokens. Running its code would leave a file named "executed" in the folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    pieces = add_internlm2_tokenizer(folder)
+) -> dict[str, Any]:
+    """The published configuration; `window` is its context in tokens."""
     names = {"AutoConfig": "configuration_internlm2.InternLM2Config"}
     names |= dict.fromkeys(["AutoModel", "AutoModelForCausalLM"], "modeling_internlm2.InternLM2ForCausalLM")
-    config = {
+    return {
         "architectures": ["InternLM2ForCausalLM"], "auto_map": names, "model_type": "internlm2",
         "attn_implementation": "eager", "bias": bias, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
         "hidden_act": "silu", "hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": layers,
         "num_attention_heads": heads, "num_key_value_heads": kv_heads, "max_position_embeddings": window,
         "rms_norm_eps": 1e-05, "rope_scaling": rope_scaling, "rope_theta": 10000, "tie_word_embeddings": tied,
-        "torch_dtype": "float32", "use_cache": True, "vocab_size": pieces, "initializer_range": 0.02,
+        "torch_dtype": "float32", "use_cache": True, "vocab_size": vocab, "initializer_range": 0.02,
     }  # fmt: skip
-    write_json(folder / "config.json", config)
-    for kind in ("configuration", "modeling", "tokenization"):
-        trap = f"open({str(folder / 'executed')!r}, 'w').close()\nraise SystemExit('published code was run')\n"
-        (folder / f"{kind}_internlm2.py").write_text(trap, encoding="utf-8")
-    write_weights(folder, _internlm2_weights(config, seed), shards)
-    return folder
 
 
-def _internlm2_weights(config: dict[str, Any], seed: int) -> dict[str, numpy.ndarray]:
+def write_traps(folder: Path, *modules: str) -> None:
+    """Code as published beside the weights, which must never run."""
+    trap = f"open({str(folder / 'executed')!r}, 'w').close()\nraise SystemExit('published code was run')\n"
+    for module in modules:
+        (folder / f"{module}.py").write_text(trap, encoding="utf-8")
+
+
+def internlm2_weights(config: dict[str, Any], seed: int) -> dict[str, numpy.ndarray]:
     hidden, middle, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
     fused = (heads + 2 * config["num_key_value_heads"]) * (hidden // heads)
     shapes: dict[str, tuple[int, ...]] = {"model.tok_embeddings.weight": (config["vocab_size"], hidden)}
@@ -111,13 +118,11 @@ def write_weights(folder: Path, weights: dict[str, numpy.ndarray], shards: int =
     if shards == 1:
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         return
-    files = {
-        name: f"model-{i * shards // len(weights) + 1:05}-of-{shards:05}.safetensors" for i, name in enumerate(weights)
-    }
+    numbers = {name: i * shards // len(weights) + 1 for i, name in enumerate(weights)}
+    files = {name: f"model-{number:05}-of-{shards:05}.safetensors" for name, number in numbers.items()}
     for file in set(files.values()):
-        save_file(
-            {name: weights[name] for name in weights if files[name] == file}, folder / file, metadata={"format": "pt"}
-        )
+        shard = {name: weights[name] for name in weights if files[name] == file}
+        save_file(shard, folder / file, metadata={"format": "pt"})
     total = sum(value.nbytes for value in weights.values())
     write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": files})
 
@@ -214,10 +219,8 @@ def _add_bytelevel_tokenizer(folder: Path) -> int:
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"bos_token": special[1], "eos_token": special[2], "unk_token": special[0], "pad_token": special[2]}
     template = CHAT_TEMPLATE.removeprefix("{{ bos_token }}")
-    write_json(
-        folder / "tokenizer_config.json",
-        {**names, "chat_template": template, "tokenizer_class": "PreTrainedTokenizerFast"},
-    )
+    config = {**names, "chat_template": template, "tokenizer_class": "PreTrainedTokenizerFast"}
+    write_json(folder / "tokenizer_config.json", config)
     return tokenizer.get_vocab_size()
 
 

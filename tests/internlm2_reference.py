@@ -18,6 +18,11 @@ def reference_logits(folder: Path, ids: list[int]) -> torch.Tensor:
     """The logits [tokens, vocabulary] of a text, in float32, of a folder in the published layout."""
     config = json.loads((folder / "config.json").read_text())
     weights = {name: value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()}
+    return internlm2_logits(config, weights, weights["model.tok_embeddings.weight"][ids])
+
+
+def internlm2_logits(config: dict[str, Any], weights: dict[str, torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
+    """The logits [tokens, vocabulary] that follow from embeddings [tokens, hidden]."""
 
     def linear(x: torch.Tensor, name: str) -> torch.Tensor:
         return x @ weights[name + ".weight"].T + weights.get(name + ".bias", torch.zeros(1))
@@ -25,7 +30,6 @@ def reference_logits(folder: Path, ids: list[int]) -> torch.Tensor:
     def norm(x: torch.Tensor, name: str) -> torch.Tensor:
         return x / (x.square().mean(-1, keepdim=True) + config["rms_norm_eps"]).sqrt() * weights[name + ".weight"]
 
-    hidden = weights["model.tok_embeddings.weight"][ids]
     for layer in range(config["num_hidden_layers"]):
         name = f"model.layers.{layer}."
         fused = linear(norm(hidden, name + "attention_norm"), name + "attention.wqkv")

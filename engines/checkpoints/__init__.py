@@ -11,14 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engines.checkpoints import internlm2, native, tokenizer
+from engines.checkpoints import internlm2, internvl2, native, tokenizer
 from engines.checkpoints.safe import CONFIG, check_folder, read_json
+from engines.checkpoints.tokenizer import END_OF_TURN
+from engines.errors import ModelCorrupt
 
 if TYPE_CHECKING:
     import torch
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-PUBLISHED = {"internlm2": internlm2.load}  # by model_type, the layouts that transformers itself cannot read
+PUBLISHED = {  # by model_type, the layouts that transformers itself cannot read
+    "internlm2": internlm2.load,
+    internvl2.MODEL_TYPE: internvl2.load,
+}
 
 
 @contextmanager
@@ -51,17 +56,32 @@ def load_model(
     kind = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype)
     model = load(folder, config, kind, torch.device(device), attention)
     words = tokenizer if _published_tokenizer(folder, config) else native
-    model.generation_config = _generation(model, words.end_of_turn(folder))
+    special = words.special_ids(folder)
+    model.generation_config = _generation(model, special.get(END_OF_TURN))
+    if _sees_images(config):
+        model.config.image_token_id = special.get(internvl2.IMAGE_CONTEXT, internvl2.IMAGE_CONTEXT_ID)
     return model
 
 
 @_collector_paused()
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder; nothing is written there. Raises ModelCorrupt(file, problem), ModelUnsupported."""
+    """The tokenizer of a folder; nothing is written there. Raises ModelCorrupt(file, problem), ModelUnsupported.
+
+    InternVL2's writes the published code's prompt, whatever template lies in the folder.
+    """
     folder = Path(folder)
-    if _published_tokenizer(folder, read_json(folder / CONFIG)):
-        return tokenizer.load(folder)
-    return native.load_tokenizer(folder)
+    config = read_json(folder / CONFIG)
+    published = _published_tokenizer(folder, config)
+    loaded = tokenizer.load(folder) if published else native.load_tokenizer(folder)
+    if _sees_images(config):
+        if not {internvl2.IMAGE, internvl2.IMAGE_END, internvl2.IMAGE_CONTEXT} <= loaded.get_added_vocab().keys():
+            raise ModelCorrupt(file=tokenizer.ADDED, problem="added_tokens")
+        loaded.chat_template = internvl2.CHAT_TEMPLATE
+    return loaded
+
+
+def _sees_images(config: dict[str, Any]) -> bool:
+    return config.get("model_type") == internvl2.MODEL_TYPE
 
 
 def _published_tokenizer(folder: Path, config: dict[str, Any]) -> bool:
@@ -74,15 +94,15 @@ def _generation(model: PreTrainedModel, end_of_turn: int | None) -> GenerationCo
     """Where an answer ends, and nothing else: sampling is the caller's, not the folder's."""
     from transformers import GenerationConfig
 
-    given = model.generation_config
+    given, config = model.generation_config, model.config.get_text_config()
     eos = given.eos_token_id if given is not None else None
     if eos is None:
-        eos = model.config.eos_token_id
+        eos = config.eos_token_id
     ends = [*eos] if isinstance(eos, list) else [eos]
     stops = list(dict.fromkeys(i for i in [*ends, end_of_turn] if i is not None))
-    pad = model.config.pad_token_id
+    pad = config.pad_token_id
     return GenerationConfig(
-        bos_token_id=model.config.bos_token_id,
+        bos_token_id=config.bos_token_id,
         eos_token_id=stops or None,
         pad_token_id=stops[0] if pad is None and stops else pad,
     )

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.checkpoints.safe import CONFIG, INDEX, read_json, weight_files
-from engines.checkpoints.tokenizer import END_OF_TURN
 from engines.errors import ModelCorrupt, ModelUnsupported
 
 if TYPE_CHECKING:
@@ -59,10 +58,10 @@ def load(
     return model.to(device).eval()
 
 
-def end_of_turn(folder: Path) -> int | None:
-    """The id of <|im_end|>, with which many chat models end an answer, if tokenizer.json has that token."""
+def special_ids(folder: Path) -> dict[str, int]:
+    """Ids of the tokens that tokenizer.json adds to its vocabulary, by their text; none where there is no such file."""
     added = read_json(folder / TOKENIZER).get("added_tokens") if (folder / TOKENIZER).exists() else None
-    return next((token["id"] for token in added or [] if token.get("content") == END_OF_TURN), None)
+    return {str(token["content"]): token["id"] for token in added or []}
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

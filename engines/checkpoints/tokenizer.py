@@ -91,12 +91,11 @@ def load(folder: Path) -> PreTrainedTokenizerFast:
     )
 
 
-def end_of_turn(folder: Path) -> int | None:
-    """The id of <|im_end|>, with which a chat model ends its answer; None for a folder without a tokenizer."""
+def special_ids(folder: Path) -> dict[str, int]:
+    """Ids of the special tokens by their text; none for a folder without a tokenizer."""
     if not (folder / MODEL).exists():
-        return None
-    special = special_tokens(folder, read_model(folder / MODEL))
-    return next((i for i, text in special.items() if text == END_OF_TURN), None)
+        return {}
+    return {text: i for i, text in special_tokens(folder, read_model(folder / MODEL)).items()}
 
 
 def special_tokens(folder: Path, model: Sentencepiece) -> dict[int, str]:

@@ -61,6 +61,7 @@ def concrete(cls: type) -> list[type]:
 
 FACTS: dict[str, dict[str, object]] = {
     "prompt_too_long": {"tokens": 9000, "limit": 8192},
+    "too_many_images": {"images": 20, "limit": 13},
     "setting_out_of_range": {"name": "temperature", "value": 3.0, "low": 0.0, "high": 2.0},
     "still_answering": {},
     "model_unknown": {"model": "x", "nearest": "y", "known": "y, z"},
