@@ -16,6 +16,7 @@ SourceKind = Literal["local", "modelscope", "huggingface", "pypi"]
 ModelKind = Literal["text", "vision"]
 Quantization = Literal["none", "awq"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+BackendChoice = Literal["auto", "turbomind", "pytorch", "native"]
 
 
 class Strict:
@@ -70,8 +71,10 @@ class Limits(Strict):
 
 @dataclass(frozen=True, slots=True)
 class MemoryConfig(Strict):
-    """What the memory guard leaves alone."""
+    """What the memory guard plans with, and what it leaves alone."""
 
+    backend: BackendChoice = "auto"
+    force: bool = False
     gpu_margin: Annotated[int, Ge(0)] = 256 * 2**20
     host_margin: Annotated[int, Ge(0)] = 512 * 2**20
     context: Annotated[int, Ge(256)] = 8192

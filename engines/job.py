@@ -73,8 +73,9 @@ class Job:
         settings: GenerationSettings = GenerationSettings(),
         owner: str = "",
         on_cancel: Callable[[Job], None] = lambda job: None,
+        force: bool = False,
     ) -> None:
-        self.kind, self.model, self.owner = kind, model, owner
+        self.kind, self.model, self.owner, self.force = kind, model, owner, force
         self.messages, self.settings = tuple(messages), settings
         self.created = time.monotonic()
         self._on_cancel = on_cancel

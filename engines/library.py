@@ -13,8 +13,10 @@ from pathlib import Path
 from configs.schema import AppConfig, Catalogue, ModelSpec
 from engines.acquire import locate
 from engines.errors import ModelMissing, ModelUnknown, NotEnoughMemory
-from engines.memory import DeviceMemory, MemoryPlan, Resident, Wishes, plan_load
-from engines.probe import device_memory, process_memory
+from engines.measured import Measurements
+from engines.memory import Backend, DeviceMemory, Measured, MemoryPlan, Resident, Wishes
+from engines.planner import plan_load
+from engines.probe import device_memory, process_memory, vision_backends
 from engines.verified import own_folders, sound
 from engines.wire import Load
 
@@ -24,6 +26,7 @@ class Library:
 
     def __init__(self, config: AppConfig, catalogue: Catalogue, fake: bool = False) -> None:
         self.config, self.catalogue, self.fake = config, catalogue, fake
+        self._measurements = Measurements(config.data / "measurements.json")
 
     def spec(self, model: str) -> ModelSpec:
         """The catalogue's entry. Raises ModelUnknown(model, nearest, known)."""
@@ -42,19 +45,34 @@ class Library:
         resident: Sequence[Resident] = (),
         device: DeviceMemory | None = None,
         context: int | None = None,
-        force: bool = False,
+        force: bool | None = None,
+        backend: Backend | None = None,
+        below: int | None = None,
     ) -> MemoryPlan:
-        """What the guard says, now and here, or about a `device` described by hand."""
+        """What the guard says, now and here, or about a `device` described by hand. None: as configured.
+
+        `below` asks for settings that need less than so many bytes.
+        """
         memory = self.config.memory
-        wishes = Wishes(context, memory.context, memory.gpu_margin, memory.host_margin, force)
+        if memory.backend != "auto":
+            backend = backend or memory.backend
+        backends: tuple[Backend, ...] = ("turbomind", "pytorch", "native")  # of a card that is not here
         if device is None:
+            backends = vision_backends()
             device = device_memory(frozenset(one.pid for one in resident))
             if device.kind == "cpu":  # an idle model may have lost some of its mapped weights since it was measured
                 resident = [replace(one, bytes=process_memory(one.pid, "cpu")) for one in resident]
+        wishes = Wishes(
+            context, memory.context, memory.gpu_margin, memory.host_margin,
+            memory.force if force is None else force,
+            backend, backends, below, self.measured(model, device.name),
+        )  # fmt: skip
         return plan_load(self.spec(model), device, resident, wishes, self.catalogue.models)
 
-    def admit(self, model: str, resident: Sequence[Resident]) -> tuple[MemoryPlan, Load]:
-        """The plan and the load that follows it.
+    def admit(
+        self, model: str, resident: Sequence[Resident], force: bool = False, below: int | None = None
+    ) -> tuple[MemoryPlan, Load]:
+        """The plan and the load that follows it; `force` loads against the guard's word.
 
         Raises ModelMissing(model), NotEnoughMemory(plan), or what is wrong with a folder of the person's own.
         """
@@ -64,9 +82,25 @@ class Library:
             for own in own_folders(spec, self.config):
                 sound(own, spec)
             raise ModelMissing(model=model, tried=())
-        plan = self.plan(model, resident)
+        plan = self.plan(model, resident, force=force or None, below=below)
         if self.fake:
             plan = replace(plan, verdict="load", settings=replace(plan.settings, backend="fake"), evict=())
         if plan.verdict == "refuse":
             raise NotEnoughMemory(plan=plan)
         return plan, Load(model, folder, plan.settings)
+
+    def observe(self, plan: MemoryPlan, held: int, seconds: float) -> None:
+        """Keeps what a load took: the bytes of the device at the peak so far, and the seconds."""
+        backend, need = plan.settings.backend, plan.need
+        if held > 0 and backend != "fake":
+            seen = Measured(need.total, held, need.context + held - need.total, seconds)
+            self._measurements.keep(plan.model, plan.device.name, backend, seen)
+
+    def measured(self, model: str, device: str) -> dict[str, Measured]:
+        """The last load of a model on a device, by backend."""
+        return self._measurements.of(model, device)
+
+    def load_seconds(self, model: str) -> float | None:
+        """Seconds that the last load of this model took here, if there was one."""
+        seen = self.measured(model, device_memory().name)
+        return min((one.load_seconds for one in seen.values()), default=None)

@@ -20,10 +20,10 @@ def register() -> None:
     if "internvl_chat" in CONFIG_MAPPING:
         return
 
-    class InternLM2Config(LlamaConfig):  # type: ignore[misc]
+    class InternLM2Config(LlamaConfig):
         model_type = "internlm2"
 
-    class InternVLChatConfig(PretrainedConfig):  # type: ignore[misc]
+    class InternVLChatConfig(PretrainedConfig):
         model_type = "internvl_chat"
 
         def __init__(self, llm_config: Any = None, vision_config: Any = None, **others: Any) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from engines.memory import DeviceMemory, Kind, OtherProgram
+from engines.memory import Backend, DeviceMemory, Kind, OtherProgram
 
 CGROUP = Path("/sys/fs/cgroup")
 VMSTAT = Path("/proc/vmstat")
@@ -74,6 +74,16 @@ def oom_kills() -> int:
     """How many processes the kernel has ended for want of memory: in this container, or else on this machine."""
     inside = _counter(CGROUP / "memory.events", "oom_kill")
     return inside if inside is not None else _counter(VMSTAT, "oom_kill") or 0
+
+
+@cache
+def vision_backends() -> tuple[Backend, ...]:
+    """What can run image models here, LMDeploy's two engines first where it is installed. Imports none of them."""
+    spec = importlib.util.find_spec("lmdeploy") if torch_has_cuda() else None
+    if spec is None or spec.origin is None:
+        return ("native",)
+    compiled = any((Path(spec.origin).parent / "turbomind").glob("_turbomind*"))
+    return ("turbomind", "pytorch", "native") if compiled else ("pytorch", "native")
 
 
 @cache

@@ -11,14 +11,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from configs.schema import Limits
 from engines.base import GenerationSettings, Message, Usage
-from engines.errors import AppError, Busy, EngineHung, InputError
+from engines.errors import AppError, Busy, EngineDied, EngineHung, InputError, NotEnoughMemory, OutOfMemory
 from engines.job import NOTHING, Job, Loading, Ready, Waiting, Working
-from engines.memory import MemoryPlan, Resident
+from engines.memory import MemoryPlan, Note, Resident
 from engines.wire import Cancel, Done, Failed, Generate, Gone, Load, Loaded, Stage, Text, WorkerHandle
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,10 @@ CLOSE_GRACE = 2.0
 class Library(Protocol):
     """What the runner needs of engines.library.Library: the guard's word before every load."""
 
-    def admit(self, model: str, resident: Sequence[Resident]) -> tuple[MemoryPlan, Load]: ...
+    def admit(
+        self, model: str, resident: Sequence[Resident], force: bool = False, below: int | None = None
+    ) -> tuple[MemoryPlan, Load]: ...
+    def observe(self, plan: MemoryPlan, held: int, seconds: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class _Resident:
     plan: MemoryPlan
     memory: int
     used: float
+    load_seconds: float
 
 
 class Runner:
@@ -82,9 +86,9 @@ class Runner:
         """Queues a question. Raises Busy(waiting, limit)."""
         return self._enqueue(Job("answer", model, messages, settings, owner, self._forget))
 
-    def load(self, model: str) -> Job:
-        """Queues a load; it ends with Ready."""
-        return self._enqueue(Job("load", model, on_cancel=self._forget))
+    def load(self, model: str, force: bool = False) -> Job:
+        """Queues a load; it ends with Ready. `force` loads against the guard's word."""
+        return self._enqueue(Job("load", model, on_cancel=self._forget, force=force))
 
     def unload(self, model: str) -> Job:
         """Queues an unload; it ends with Ready, when the memory has been given back."""
@@ -204,29 +208,57 @@ class Runner:
         return resident
 
     def _load(self, job: Job) -> _Resident | None:
-        """A fresh worker with the job's model, after what must go has gone. None when the job was cancelled."""
-        plan, load = self._library.admit(job.model, self._resident_bytes())
-        for model in plan.evict:
-            self._drop(model)
+        """The job's model, loaded as the guard says; once more with less if that fails. None when it was cancelled."""
+        plan, load = self._library.admit(job.model, self._resident_bytes(), job.force)
         self._loading = job.model
         try:
-            worker = self._start()
             try:
-                worker.send(load)
-                memory = self._await_load(job, worker)
-            except BaseException:
-                worker.kill()
-                raise
+                resident = self._begin(job, plan, load)
+            except (EngineDied, EngineHung, OutOfMemory) as failure:
+                plan, load = self._smaller(job, plan, failure)
+                resident = self._begin(job, plan, load)
         finally:
             self._loading = None
+        if resident is not None:
+            with self._wake:
+                self._residents[job.model] = resident
+            self._observe(resident)
+        return resident
+
+    def _smaller(self, job: Job, plan: MemoryPlan, failure: AppError) -> tuple[MemoryPlan, Load]:
+        """The next smaller plan after a load that failed for what may have been memory; raises `failure` without one."""
+        try:
+            smaller, load = self._library.admit(job.model, self._resident_bytes(), below=plan.need.total)
+        except NotEnoughMemory:
+            raise failure from None
+        if smaller.settings == plan.settings:
+            raise failure
+        log.warning("%s did not load: %s; tried again with less", job.model, failure)
+        job.now(Loading("again", 0.0))
+        return replace(smaller, reasons=(*smaller.reasons, Note("smaller_after_failure"))), load
+
+    def _begin(self, job: Job, plan: MemoryPlan, load: Load) -> _Resident | None:
+        """A fresh worker with the model in it, after what must go has gone. None when the job was cancelled."""
+        for model in plan.evict:
+            self._drop(model)
+        began = time.monotonic()
+        worker = self._start()
+        try:
+            worker.send(load)
+            memory = self._await_load(job, worker)
+        except BaseException:
+            worker.kill()
+            raise
         if memory is None:
             worker.kill()
             return None
-        resident = _Resident(worker, plan, memory, time.monotonic())
-        with self._wake:
-            self._residents[job.model] = resident
-        log.info("%s loaded: planned %d MiB, holds %d MiB", job.model, plan.need.total >> 20, memory >> 20)
-        return resident
+        return _Resident(worker, plan, memory, time.monotonic(), time.monotonic() - began)
+
+    def _observe(self, resident: _Resident) -> None:
+        """Puts what the driver counts beside what was planned, for the log and for the next plan."""
+        plan, held = resident.plan, resident.memory
+        log.info("%s: planned %d MiB, holds %d MiB", plan.model, plan.need.total >> 20, held >> 20)
+        self._library.observe(plan, held, resident.load_seconds)
 
     def _await_load(self, job: Job, worker: WorkerHandle) -> int | None:
         began = time.monotonic()
@@ -264,7 +296,9 @@ class Runner:
                     if text and not told:
                         job.say(text)
                 case Done(usage, memory):
-                    resident.memory = memory
+                    if memory > resident.memory:
+                        resident.memory = memory
+                        self._observe(resident)
                     return usage
                 case Failed(error):
                     raise error

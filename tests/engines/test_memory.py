@@ -15,9 +15,9 @@ from engines.memory import (
     OtherProgram,
     Resident,
     Wishes,
-    need_of,
-    plan_load,
 )
+from engines.need import need_of
+from engines.planner import plan_load
 
 CATALOGUE = load_catalogue()
 SMALL, LARGE = CATALOGUE["smollm2-135m-instruct"], CATALOGUE["internlm2-chat-1_8b"]

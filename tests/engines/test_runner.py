@@ -28,7 +28,8 @@ from engines.errors import (
     PromptTooLong,
 )
 from engines.job import Delta, Job, Loading, Ready, Waiting, Working
-from engines.memory import GIB, DeviceMemory, MemoryPlan, Resident, plan_load
+from engines.memory import GIB, DeviceMemory, MemoryPlan, Resident
+from engines.planner import plan_load
 from engines.runner import Runner
 from engines.wire import Load
 from engines.worker import Worker

@@ -13,7 +13,8 @@ import pytest
 from configs.errors import ConfigError
 from configs.load import load_catalogue
 from engines import errors
-from engines.memory import GIB, DeviceMemory, plan_load
+from engines.memory import GIB, DeviceMemory
+from engines.planner import plan_load
 from interface.i18n import LANGS, Lang, bytes_text, lang_of, seconds_text, t, texts
 from interface.messages import explain, plan_dict, plan_notes, record
 

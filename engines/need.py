@@ -1,0 +1,213 @@
+"""What a load takes of a device, for every way there is to load a model. Pure arithmetic from the catalogue's numbers.
+
+Constants were measured on an H100 (docs/gpu-verification.md); smaller cards need less for context and kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from configs.schema import DTYPE_BYTES, ModelSpec
+from engines.memory import MIB, PREFILL_CHUNK, Backend, Choice, Kind, LoadSettings, Need, Wishes
+from engines.tiling import with_thumbnail
+
+CONTEXT_LADDER = (32768, 16384, 8192, 4096, 2048, 1024)
+COMFORTABLE = 4000
+"""Tokens of a real conversation, or of an image in full detail and an answer."""
+
+CUDA_CONTEXT = 688 * MIB
+"""Driver context, kernels and cuBLAS workspace of one torch process: 678 MiB on an H100, less on smaller cards."""
+ALLOCATOR_SLACK = 96 * MIB
+"""What torch's allocator holds in pieces too small to use, as measured; docs/gpu-verification.md."""
+CPU_CONTEXT = 420 * MIB
+"""A worker process with torch and transformers imported, before any weight."""
+CUDA_HOST = 1536 * MIB
+"""Host memory of a worker whose model lives on a GPU; weights stream through the page cache."""
+
+TURBOMIND_CONTEXT = 864 * MIB
+"""torch's context and TurboMind's own, with its kernels' workspaces: 862 MiB on an H100."""
+TURBOMIND_LOADING = {"none": 108 * MIB, "awq": 816 * MIB}
+"""What TurboMind's allocator takes while it converts weights, and neither gives back nor uses again."""
+TURBOMIND_BUFFERS = (120 * MIB, 21 * 1024)
+"""Its buffers: so much, and so much for each token of a prefill."""
+TILE_BYTES = {"turbomind": 16 * MIB, "pytorch": 20 * MIB}
+"""The vision tower's activations for one tile; LMDeploy runs all tiles of an image at once."""
+PYTORCH_BUFFERS = (160 * MIB, 64 * 1024)
+KV_PAGE = 32 * MIB
+KV_BLOCK = 64
+"""TurboMind hands out its KV cache in pages, and tokens in blocks of so many."""
+
+Room = tuple[int, int, int]
+"""Tokens of context, tiles of one image, bits of a key or value."""
+
+TURBOMIND_LADDER: tuple[Room, ...] = (
+    (8064, 12, 16), (6720, 12, 16), (5376, 12, 16), (4032, 12, 16), (4480, 12, 8),
+    (2688, 6, 16), (2560, 6, 8), (1920, 3, 8), (1280, 1, 8),
+)  # fmt: skip
+LADDER: tuple[Room, ...] = (
+    (8192, 12, 16), (6144, 12, 16), (4096, 12, 16), (2560, 6, 16), (1536, 3, 16), (1024, 1, 16)
+)  # fmt: skip
+
+
+def choices(spec: ModelSpec, kind: Kind, wishes: Wishes) -> list[Choice]:
+    """The ways to load a model on such a device, the best first; none if it cannot be loaded there at all."""
+    if spec.vision is None:
+        found = [_text(spec, kind, context) for context in _contexts(spec, wishes)]
+    else:
+        backends: tuple[Backend, ...] = ("turbomind", "pytorch", "native") if kind == "cuda" else ("native",)
+        backends = tuple(one for one in backends if one in wishes.backends and wishes.backend in (None, one))
+        found = [one for backend in backends for one in _vision(spec, kind, backend, wishes)]
+    corrected = [_as_measured(one, wishes) for one in found]
+    return [one for one in corrected if wishes.below is None or one.need.total < wishes.below]
+
+
+def need_of(spec: ModelSpec, kind: Kind, context: int) -> Need:
+    """The peak of a text model with `context` tokens of KV cache.
+
+    Workspace is one prefill chunk through the widest layer, its attention mask, the keys and values of one layer
+    repeated to all heads, and the sampler's copies of one row of logits.
+    """
+    shape = spec.architecture
+    size = DTYPE_BYTES[spec.dtype if kind == "cuda" else spec.cpu_dtype]
+    widest = (3 * shape.intermediate + 4 * shape.hidden) * size * PREFILL_CHUNK
+    repeated = 2 * shape.heads * shape.head_dim * size * context
+    mask = (1 + size) * PREFILL_CHUNK * context
+    logits = 40 * shape.vocab
+    return Need(
+        weights=shape.parameters * size,
+        kv_cache=token_bytes(spec, 8 * size) * context,
+        vision=0,
+        workspace=widest + repeated + mask + logits + (ALLOCATOR_SLACK if kind == "cuda" else 0),
+        context=CUDA_CONTEXT if kind == "cuda" else CPU_CONTEXT,
+    )
+
+
+def token_bytes(spec: ModelSpec, bits: int = 16) -> int:
+    """One token's keys and values in all layers; quantized ones have a scale and a zero for each head, 16 bits each."""
+    shape = spec.architecture
+    scales = 4 if bits < 16 else 0
+    return 2 * shape.layers * shape.kv_heads * (shape.head_dim * bits // 8 + scales)
+
+
+def weight_bytes(spec: ModelSpec, size: int) -> int:
+    """A vision model's weights with `size` bytes each, but for AWQ's: 4 bits, and 4 bytes for each group of 128."""
+    assert spec.vision is not None  # noqa: S101
+    shape = spec.architecture
+    whole = (shape.parameters + spec.vision.parameters) * size
+    if spec.quantization == "none":
+        return whole
+    attention = shape.hidden * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads)
+    linear = shape.layers * (attention + 3 * shape.hidden * shape.intermediate)
+    return whole - linear * size + linear // 2 + linear // 128 * 4
+
+
+def kv_slab(block: int) -> tuple[int, int]:
+    """Bytes of one slab of TurboMind's KV cache, and the blocks of `block` bytes in it.
+
+    A slab is doubled until blocks fill 95 % of it, and only whole slabs are of use: with too few for its own warm-up
+    TurboMind waits for ever. Source: SlabAllocator in LMDeploy's src/turbomind/memory/slab.h and object.cc.
+    """
+    slab = max(KV_PAGE, 1 << (block - 1).bit_length())
+    while slab // block * block < 0.95 * slab:
+        slab *= 2
+    return slab, slab // block
+
+
+def _text(spec: ModelSpec, kind: Kind, context: int) -> Choice:
+    dtype = spec.dtype if kind == "cuda" else spec.cpu_dtype
+    settings = LoadSettings("transformers", kind, dtype, context)
+    return Choice(settings, need_of(spec, kind, context), context >= COMFORTABLE)
+
+
+def _contexts(spec: ModelSpec, wishes: Wishes) -> list[int]:
+    if wishes.context is not None:
+        return [min(wishes.context, spec.window)]
+    most = min(wishes.usual_context, spec.window)
+    return [most, *(step for step in CONTEXT_LADDER if step < most)]
+
+
+def _vision(spec: ModelSpec, kind: Kind, backend: Backend, wishes: Wishes) -> Iterator[Choice]:
+    if backend == "native" and spec.quantization != "none":
+        return  # transformers has no kernels of its own for AWQ
+    ladder = TURBOMIND_LADDER if backend == "turbomind" else LADDER
+    if wishes.context is not None:
+        least = min(context for context, tiles, _ in ladder if tiles == 1)
+        context = min(max(wishes.context, least), spec.window)
+        # Each step's tiles, with the context that was asked for if they leave room for an answer in it.
+        steps = dict.fromkeys((tiles, bits) for known, tiles, bits in ladder if prefill_of(tiles) + 256 <= context)
+        ladder = tuple((context, tiles, bits) for tiles, bits in steps)
+    most = max(wishes.usual_context, wishes.context or 0)
+    for context, tiles, bits in ladder:
+        if context <= most:
+            make = {"turbomind": _turbomind, "pytorch": _pytorch, "native": _native}[backend]
+            yield make(spec, kind, (context, tiles, bits))
+
+
+def prefill_of(tiles: int) -> int:
+    """Tokens of a prefill that holds an image of so many tiles, and a question."""
+    return 256 * with_thumbnail(tiles) + 256
+
+
+def _turbomind(spec: ModelSpec, kind: Kind, room: Room) -> Choice:
+    """In the order in which it takes memory: contexts, weights, KV cache, buffers, the first image."""
+    context, tiles, bits = room
+    slab, blocks = kv_slab(token_bytes(spec, bits) * KV_BLOCK)
+    slabs = -(-context // (blocks * KV_BLOCK))
+    prefill, (fixed, each) = prefill_of(tiles), TURBOMIND_BUFFERS
+    loading = TURBOMIND_LOADING[spec.quantization]
+    need = Need(
+        weights=weight_bytes(spec, 2),
+        kv_cache=slabs * slab + KV_PAGE,  # the region begins within a page, which is lost
+        vision=with_thumbnail(tiles) * TILE_BYTES["turbomind"],
+        workspace=loading + fixed + each * prefill,
+        context=TURBOMIND_CONTEXT,
+    )
+    settings = LoadSettings(
+        "turbomind", kind, spec.dtype, slabs * blocks * KV_BLOCK, prefill, tiles,
+        quantization=spec.quantization, kv_bits=bits, kv_bytes=need.kv_cache,
+        before_kv=need.context + need.weights + loading,
+    )  # fmt: skip
+    return Choice(settings, need, context >= COMFORTABLE)
+
+
+def _pytorch(spec: ModelSpec, kind: Kind, room: Room) -> Choice:
+    context, tiles, _ = room
+    prefill, (fixed, each) = prefill_of(tiles), PYTORCH_BUFFERS
+    need = Need(
+        weights=weight_bytes(spec, 2),
+        kv_cache=token_bytes(spec) * context,
+        vision=with_thumbnail(tiles) * TILE_BYTES["pytorch"],
+        workspace=fixed + each * prefill,
+        context=CUDA_CONTEXT,
+    )
+    settings = LoadSettings(
+        "pytorch", kind, spec.dtype, context, prefill, tiles,
+        quantization=spec.quantization, kv_bytes=need.kv_cache, before_kv=need.context + need.weights,
+    )  # fmt: skip
+    return Choice(settings, need, context >= COMFORTABLE)
+
+
+def _native(spec: ModelSpec, kind: Kind, room: Room) -> Choice:
+    """transformers' own classes, which look at one tile at a time."""
+    context, tiles, _ = room
+    assert spec.vision is not None  # noqa: S101
+    dtype = spec.dtype if kind == "cuda" else spec.cpu_dtype
+    size = DTYPE_BYTES[dtype]
+    tower = spec.vision
+    features = with_thumbnail(tiles) * tower.tokens_per_tile * spec.architecture.hidden * size
+    tile = tower.patches_per_tile * (2 * tower.intermediate + 6 * tower.hidden) * size
+    base = need_of(spec, kind, context)
+    need = replace(base, weights=weight_bytes(spec, size), vision=features + tile)
+    return Choice(LoadSettings("native", kind, dtype, context, max_tiles=tiles), need, context >= COMFORTABLE)
+
+
+def _as_measured(choice: Choice, wishes: Wishes) -> Choice:
+    """The choice with its context as this machine showed it, where a model of the same backend was loaded before."""
+    seen = wishes.measured.get(choice.settings.backend)
+    if seen is None:
+        return choice
+    context = max(choice.need.context // 4, seen.context)
+    moved = context - choice.need.context
+    settings = replace(choice.settings, before_kv=max(0, choice.settings.before_kv + moved))
+    return replace(choice, need=replace(choice.need, context=context), settings=settings)
