@@ -36,6 +36,18 @@ def device_memory(own_pids: frozenset[int] = frozenset()) -> DeviceMemory:
     return DeviceMemory(name, "cuda", total, free, host_total, host_free, others)
 
 
+def free_memory() -> int:
+    """Bytes free on the card now, and nothing else; 0 without one."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        handle = _handle()
+        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).free) if handle is not None else 0
+    except pynvml.NVMLError:
+        return 0
+
+
 def host_memory() -> tuple[int, int]:
     """Bytes of memory this process may use in all, and of them those free; a container's limit counts."""
     memory = psutil.virtual_memory()

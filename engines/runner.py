@@ -226,7 +226,7 @@ class Runner:
         return resident
 
     def _smaller(self, job: Job, plan: MemoryPlan, failure: AppError) -> tuple[MemoryPlan, Load]:
-        """The next smaller plan after a load that failed for what may have been memory; raises `failure` without one."""
+        """The next smaller plan after a load that may have failed for memory; raises `failure` if there is none."""
         try:
             smaller, load = self._library.admit(job.model, self._resident_bytes(), below=plan.need.total)
         except NotEnoughMemory:

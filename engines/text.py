@@ -200,9 +200,9 @@ class TextEngine:
         return self._torch.tensor([ids], device=self._settings.device)
 
 
-def prompt_limit(context: int, max_new_tokens: int) -> int:
-    """Tokens that a prompt may have: the window less room for the answer, of which a quarter is always kept."""
-    return context - min(max_new_tokens, context // 4)
+def prompt_limit(context: int, max_new_tokens: int, kept: int = 4) -> int:
+    """Tokens that a prompt may have: the window less room for the answer, at most one part in `kept` of the window."""
+    return context - min(max_new_tokens, context // kept)
 
 
 def _common_prefix(left: Sequence[Hashable], right: Sequence[Hashable]) -> int:

@@ -16,6 +16,9 @@ from engines.prompt import ImageChatFormat, ImagePrompt, Prompt, fit_images
 from engines.text import TextEngine, prompt_limit
 from engines.tiling import grid, pixels, share, tile_count
 
+KEPT = 8
+"""One part in so many of the window is kept for the answer: an image in full detail fills most of a small window."""
+
 Look = tuple[str, tuple[int, int]]
 """An image as the model is shown it: its hash and its grid of tiles."""
 
@@ -55,7 +58,7 @@ class NativeVisionEngine(TextEngine):
         return ImageChatFormat(self._tokenizer, tiles, self._model.config.image_seq_length)
 
     def _prompt(self, messages: Sequence[Message], settings: GenerationSettings) -> ImagePrompt:
-        limit = prompt_limit(self._settings.context, settings.max_new_tokens)
+        limit = prompt_limit(self._settings.context, settings.max_new_tokens, KEPT)
         return fit_images(messages, self._format_of, limit, self._settings.max_tiles, settings.detail)
 
     def _looks(self, prompt: ImagePrompt) -> list[Look]:

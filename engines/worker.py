@@ -222,6 +222,10 @@ def make_engine(load: Load, stage: Callable[[str], None]) -> Engine:
         from engines.vision_native import NativeVisionEngine
 
         return NativeVisionEngine(load.folder, load.settings, stage)
+    if load.settings.backend in ("turbomind", "pytorch"):
+        from engines.vision import LMDeployEngine
+
+        return LMDeployEngine(load.folder, load.settings, stage)
     from engines.text import TextEngine
 
     return TextEngine(load.folder, load.settings, stage)

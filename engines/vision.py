@@ -1,0 +1,251 @@
+"""Image questions through LMDeploy's in-process pipeline, TurboMind or its PyTorch engine. No server anywhere.
+
+Runs in a worker process. The prompt is made here, token for token as InternVL2's published code makes it, and handed
+over as ids: LMDeploy's own templates differ from it, and would take what people type for control tokens. Images are
+cut into tiles by LMDeploy, as many as were counted here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engines import lmdeploy_configs
+from engines.base import Emit, FinishReason, GenerationSettings, ImagePart, Message, Usage
+from engines.checkpoints import load_tokenizer
+from engines.checkpoints.safe import check_folder
+from engines.errors import Cancelled, EngineFailed
+from engines.memory import LoadSettings
+from engines.peak import PeakWatch
+from engines.prompt import CONTEXT, ImageChatFormat, ImagePrompt, fit_images
+from engines.text import TokenDecoder, prompt_limit
+from engines.tiling import TILE, share, tile_count
+
+KEPT = 8
+"""One part in so many of the window is kept for the answer: an image in full detail fills most of a small window."""
+ALIVE_EVERY = 0.25
+ABORT_EVERY = 0.05
+"""Seconds between two aborts: one that comes before the engine has the request does nothing."""
+
+
+class LMDeployEngine:
+    """One loaded vision model. Answers one question at a time."""
+
+    def __init__(self, folder: Path, settings: LoadSettings, stage: Callable[[str], None] = lambda name: None) -> None:
+        check_folder(folder)
+        self._settings = settings
+        self._watch = PeakWatch()
+        if settings.backend == "turbomind":
+            # Weights pass through torch's allocator into TurboMind's: what torch kept would be held twice.
+            os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
+        stage("libraries")
+        import lmdeploy
+
+        lmdeploy_configs.register()
+        self._lmdeploy = lmdeploy
+        stage("tokenizer")
+        self._tokenizer = load_tokenizer(folder)
+        self._context_id = int(self._tokenizer.convert_tokens_to_ids(CONTEXT))
+        self._stop_ids = [int(self._tokenizer.eos_token_id), int(self._tokenizer.convert_tokens_to_ids("<|im_end|>"))]
+        stage("weights")
+        self._pipe = lmdeploy.pipeline(
+            str(folder), backend_config=self._config(), trust_remote_code=False, log_level="ERROR"
+        )
+        stage("warming")
+        self._warm_up()
+
+    def generate(self, messages: Sequence[Message], settings: GenerationSettings, emit: Emit) -> Usage:
+        """See engines.base.Engine. Raises TooManyImages, too, and EngineFailed when LMDeploy reports an error."""
+        settings = settings.checked()
+        started = time.monotonic()
+        limit = prompt_limit(self._settings.context, settings.max_new_tokens, KEPT)
+        prompt = fit_images(messages, self._format_of, limit, self._settings.max_tiles, settings.detail)
+        ids: list[int] = []
+        decoder = TokenDecoder(self._tokenizer)
+        first: float | None = None
+        reason: FinishReason = "cancelled"
+        pieces = self._ask(prompt, settings, emit)
+        try:
+            for token in pieces:
+                first = first or time.monotonic()
+                ids.append(token)
+                emit(decoder.step(token))
+            emit(decoder.flush())
+            reason = pieces.reason
+        except Cancelled:
+            pieces.stop()
+        ended = time.monotonic()
+        return Usage(
+            prompt_tokens=len(prompt.ids),
+            cached_tokens=0,
+            new_tokens=len(ids),
+            first_token_s=(first or ended) - started,
+            seconds=ended - started,
+            reason=reason,
+            context=self._settings.context,
+            turns_left_out=prompt.turns_left_out,
+        )
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        images = sum(len(one.images) for one in messages)
+        return len(self._format_of(share(self._settings.max_tiles, images))(messages))
+
+    def memory(self) -> int:
+        """Bytes of the device held at the peak so far."""
+        return self._watch.peak()
+
+    def close(self) -> None:
+        self._watch.close()
+        self._pipe.close()
+
+    # -- LMDeploy --------------------------------------------------------------------------------------------------
+
+    def _config(self) -> Any:
+        """The engine's settings as LMDeploy takes them; the KV cache by its share of what is free when it is made."""
+        given = self._settings
+        common = {
+            "dtype": given.dtype,
+            "session_len": given.context,
+            "max_batch_size": given.max_batch,
+            "max_prefill_token_num": given.prefill_chunk,
+            "quant_policy": 0 if given.kv_bits == 16 else given.kv_bits,
+            "enable_metrics": False,
+        }
+        if given.backend == "pytorch":
+            blocks = given.context // 64 + 1
+            return self._lmdeploy.PytorchEngineConfig(
+                **common, cache_max_entry_count=0.9, num_gpu_blocks=blocks, eager_mode=True
+            )
+        return self._lmdeploy.TurbomindEngineConfig(
+            **common,
+            cache_max_entry_count=given.kv_ratio(self._watch.free_before),
+            model_format="awq" if given.quantization == "awq" else None,
+            enable_prefix_caching=True,
+        )
+
+    def _ask(self, prompt: ImagePrompt, settings: GenerationSettings, emit: Emit) -> _Stream:
+        session, config = self._pipe.session(), self._sampling(prompt, settings)
+        return _Stream(self._pipe, session, len(prompt.ids), self._request(prompt) | {"gen_config": config}, emit)
+
+    def _request(self, prompt: ImagePrompt) -> dict[str, Any]:
+        """What preprocess is given: ids alone, or ids with one token for each image and the images beside them."""
+        if not prompt.spans:
+            return {"messages": None, "input_ids": prompt.ids}
+        from PIL import Image
+
+        ids, done = [], 0
+        for span in prompt.spans:
+            ids += [*prompt.ids[done : span.start], self._context_id]
+            done = span.stop
+        content: list[dict[str, Any]] = [{"type": "text", "text": [*ids, *prompt.ids[done:]]}]
+        for image in prompt.images:
+            data = Image.open(image.path).convert("RGB")
+            content.append({"type": "image_data", "image_data": {"data": data, "max_dynamic_patch": prompt.max_tiles}})
+        return {"messages": [{"role": "user", "content": content}]}
+
+    def _sampling(self, prompt: ImagePrompt, settings: GenerationSettings) -> Any:
+        return self._lmdeploy.GenerationConfig(
+            max_new_tokens=min(settings.max_new_tokens, self._settings.context - len(prompt.ids) - 1),
+            do_sample=settings.temperature > 0,
+            temperature=settings.temperature or 1.0,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            repetition_penalty=settings.repetition_penalty,
+            random_seed=settings.seed,
+            stop_token_ids=self._stop_ids,
+        )
+
+    # -- prompts ---------------------------------------------------------------------------------------------------
+
+    def _format_of(self, max_tiles: int) -> ImageChatFormat:
+        return ImageChatFormat(self._tokenizer, lambda image: tile_count(image.width, image.height, max_tiles))
+
+    def _warm_up(self) -> None:
+        """Looks at one image of the most tiles there can be, so that what cannot run or does not fit fails now."""
+        from tempfile import TemporaryDirectory
+
+        from PIL import Image
+
+        size = _widest(self._settings.max_tiles)
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "warm.png"
+            Image.new("RGB", size).save(path)
+            question = Message("user", (ImagePart("", path, *size),))
+            self.generate([question], GenerationSettings(max_new_tokens=4, temperature=0), lambda text: None)
+
+
+def _widest(max_tiles: int) -> tuple[int, int]:
+    """The pixels of an image that is cut into as many tiles as may be."""
+    shapes = [(columns * TILE, rows * TILE) for columns in range(1, 13) for rows in range(1, 13)]
+    return max(shapes, key=lambda shape: tile_count(shape[0], shape[1], max_tiles))
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The last thing that an answer's request tells: why it ended, or what was raised."""
+
+    reason: str
+    error: BaseException | None = None
+
+
+class _Stream:
+    """One request on LMDeploy's event loop, and its tokens as they come. `reason` is there after the last of them."""
+
+    reason: FinishReason = "stop"
+
+    def __init__(self, pipe: Any, session: Any, prompt_tokens: int, request: dict[str, Any], emit: Emit) -> None:
+        self._pipe, self._session, self._emit = pipe, session, emit
+        self._told: queue.SimpleQueue[list[int] | _End] = queue.SimpleQueue()
+        self._end: _End | None = None
+        self._run(self._request(request, prompt_tokens))
+
+    def __iter__(self) -> Iterator[int]:
+        while self._end is None:
+            try:
+                told = self._told.get(timeout=ALIVE_EVERY)
+            except queue.Empty:
+                self._emit("")
+                continue
+            if isinstance(told, _End):
+                self._end = told
+            else:
+                yield from told
+        if self._end.error is not None or self._end.reason not in ("stop", "length"):
+            kind = type(self._end.error).__name__ if self._end.error else self._end.reason
+            raise EngineFailed(kind=kind, stage="answer") from self._end.error
+        self.reason = "length" if self._end.reason == "length" else "stop"
+
+    def stop(self) -> None:
+        """Aborts, again and again, until the engine has let go: before it has taken the request up, it does not hear."""
+        while self._end is None:
+            self._run(self._session.async_abort())
+            deadline = time.monotonic() + ABORT_EVERY
+            while self._end is None and (left := deadline - time.monotonic()) > 0:
+                with contextlib.suppress(queue.Empty):
+                    told = self._told.get(timeout=left)
+                    self._end = told if isinstance(told, _End) else None
+
+    async def _request(self, request: dict[str, Any], prompt_tokens: int) -> None:
+        """LMDeploy's own door for ids and images."""
+        reason, error = "", None
+        try:
+            engine = self._pipe.async_engine
+            prepared = await engine.preprocess(session_id=self._session, **request)
+            if prepared.input_token_len != prompt_tokens:
+                raise ValueError(f"LMDeploy counts {prepared.input_token_len} tokens, not {prompt_tokens}")
+            async for piece in engine.generate(prepared):
+                self._told.put(list(piece.token_ids or []))
+                reason = piece.finish_reason or reason
+        except BaseException as failure:
+            error = failure
+        self._told.put(_End(reason, error))
+
+    def _run(self, work: Any) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._pipe.internal_thread.loop)
