@@ -8,6 +8,7 @@ import signal
 import sqlite3
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.e2e.conftest import OpenPage
@@ -75,6 +76,24 @@ def test_regenerate_edit_undo_and_a_new_chat(fake: Served, open_page: OpenPage) 
     expect(questions(page)).to_have_count(0)
     ask(page, "a fresh start")
     expect(questions(page)).to_have_count(1)
+
+
+@pytest.mark.parametrize("leave", ["New chat", "Clear"])
+def test_a_new_chat_leaves_the_answer_that_is_growing(fake: Served, open_page: OpenPage, leave: str) -> None:
+    page = open_page(fake.url)
+    say(page, LONG)
+    expect(answers(page).last).to_contain_text("word3 ")
+    page.get_by_role("button", name=leave, exact=True).click()
+    settled(page)
+    expect(questions(page)).to_have_count(0)
+    expect(page).to_have_url(re.compile(r"/$"))
+    say(page, "something else")
+    # It waits for the answer that was left: were that one still followed, it would be drawn again by now.
+    expect(page.locator("#status")).to_contain_text("Waiting: 1 before you")
+    expect(questions(page)).to_have_text(["something else"])
+    expect(answers(page)).to_have_text(["something else"])
+    settled(page)
+    expect(questions(page)).to_have_text(["something else"])
 
 
 def test_two_pages_ask_at_once_and_one_waits_with_its_position(fake: Served, open_page: OpenPage) -> None:
