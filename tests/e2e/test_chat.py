@@ -78,6 +78,22 @@ def test_regenerate_edit_undo_and_a_new_chat(fake: Served, open_page: OpenPage) 
     expect(questions(page)).to_have_count(1)
 
 
+def test_an_edit_on_a_page_that_is_behind_is_refused(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    ask(page, "one")
+    expect(page).to_have_url(re.compile(r"\?c="))
+    other = open_page(page.url)
+    expect(questions(other)).to_have_text(["one"])
+    other.get_by_label("Undo").last.click()
+    expect(questions(other)).to_have_count(0)
+    page.get_by_label("Edit").first.click()
+    page.locator("#chat textarea").fill("two")
+    page.get_by_label("Submit").first.click()
+    expect(page.locator("#notice")).to_contain_text("The conversation has changed")
+    expect(questions(page)).to_have_count(0)
+    settled(page)
+
+
 @pytest.mark.parametrize("leave", ["New chat", "Clear"])
 def test_a_new_chat_leaves_the_answer_that_is_growing(fake: Served, open_page: OpenPage, leave: str) -> None:
     page = open_page(fake.url)
