@@ -20,7 +20,7 @@ from interface.desk import Desk
 from interface.history import HeldWith, StoredMessage
 from interface.i18n import Lang, t
 from interface.messages import explain
-from interface.render import notice_html, plain, show, status_html
+from interface.render import closed, notice_html, plain, show, status_html
 
 
 class ChatEvents:
@@ -125,6 +125,8 @@ class ChatEvents:
         try:
             for event in answer.job:
                 text += event.text if isinstance(event, Delta) else ""
+                # A slow model works between its words; it has long read the conversation by then.
+                event = Delta("") if text and isinstance(event, Working) else event
                 growing = [*before, {"role": "assistant", "content": show(text)}] if text else before
                 yield growing, status_html(doing(event, title, lang)), gr.update(visible=False), gr.update(visible=True)
                 # However fast the engine is, what came in the meantime is shown in one go.
@@ -193,14 +195,15 @@ def usual_settings(spec: ModelSpec) -> tuple[Any, ...]:
 def bubble(one: StoredMessage, lang: Lang) -> dict[str, str]:
     """A stored message as the Chatbot takes it; what went wrong with an answer stands below what it said."""
     content = show(one.text)
+    note = ""
     if one.error:
         notice = explain(one.error, lang)
-        content += f"\n\n> **{notice.title}.** {show(notice.body)}\n>\n> {show(notice.hint)}"
+        note = f"> **{notice.title}.** {show(notice.body)}\n>\n> {show(notice.hint)}"
     elif one.status == "stopped":
-        content += f"\n\n*{t('chat.stopped', lang)}*"
+        note = f"*{t('chat.stopped', lang)}*"
     elif one.usage and one.usage.reason == "length":
-        content += f"\n\n*{t('chat.length_reached', lang)}*"
-    return {"role": one.role, "content": content}
+        note = f"*{t('chat.length_reached', lang)}*"
+    return {"role": one.role, "content": f"{closed(content)}\n\n{note}" if note else content}
 
 
 def doing(event: Event, title: str, lang: Lang) -> str:

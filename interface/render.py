@@ -49,6 +49,12 @@ def plain(text: str) -> str:
     return text
 
 
+def closed(text: str) -> str:
+    """The text with an unfinished code block ended, so that what is put below it is not part of the code."""
+    last = _BLOCKS.parse(text + "\n\nbelow")[-1]
+    return f"{text}\n{last.markup}" if last.type == "fence" else text
+
+
 def _split_code(text: str) -> Iterator[tuple[bool, str]]:
     """The text in pieces: code blocks, finished or not, and what lies between them."""
     lines = text.splitlines(keepends=True)

@@ -10,9 +10,13 @@ import gradio as gr
 import pytest
 
 from configs.load import load_catalogue, load_config
+from engines.errors import EngineDied
 from engines.library import Library
-from interface.chat_events import ChatEvents
+from interface.chat_events import ChatEvents, bubble
 from interface.desk import Desk
+from interface.history import StoredMessage
+from interface.messages import record
+from interface.render import status_html
 
 MODEL = "smollm2-135m-instruct"
 HELD_WITH: tuple[Any, ...] = (MODEL, "", 0.2, 0.9, 1.1, 1024, -1)
@@ -93,3 +97,19 @@ def test_a_page_that_shows_something_else_cannot_edit(events: ChatEvents, index:
     followed(events, id)
     assert "The conversation has changed" in events.edit(REQUEST, change(index, shown, "new"), id, *HELD_WITH)
     assert texts(followed(events, id)[-1]) == ["one", "one "]
+
+
+def test_what_ended_an_answer_stands_below_its_unfinished_code_block() -> None:
+    stopped = StoredMessage(1, "assistant", "```python\nretu", "stopped", None, None)
+    assert bubble(stopped, "en")["content"] == "```python\nretu\n```\n\n*Stopped*"
+    error = record(EngineDied(model="m", signal="SIGKILL", exit_code=-9, stage="answer"))
+    failed = StoredMessage(1, "assistant", "```python\nretu", "failed", None, error)
+    assert bubble(failed, "en")["content"].startswith("```python\nretu\n```\n\n> **The engine stopped.**")
+    assert bubble(StoredMessage(1, "assistant", "", "stopped", None, None), "en")["content"].strip() == "*Stopped*"
+
+
+def test_a_slow_model_does_not_go_back_to_reading(events: ChatEvents) -> None:
+    shown = followed(events, asked(events, "fake: words=3 delay=0.4 prefill=0.4"))
+    growing = [status for chat, status, *_ in shown[:-1] if chat[-1]["role"] == "assistant"]
+    assert any("Reading the conversation" in status for _, status, *_ in shown)
+    assert set(growing) == {status_html("Answering")}

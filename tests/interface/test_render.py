@@ -6,8 +6,9 @@ import random
 import time
 
 import pytest
+from markdown_it import MarkdownIt
 
-from interface.render import plain, show
+from interface.render import closed, plain, show
 
 UNTOUCHED = [
     "plain **Markdown** with a < b && c > d, 3 & 4, wow! [link](https://a.b)",
@@ -68,6 +69,23 @@ def test_whatever_was_shown_comes_back() -> None:
     for _ in range(3000):
         text = "".join(dice.choices(pieces, k=dice.randint(0, 14)))
         assert plain(show(text)) == text, repr(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ("```python\ndef f():\n    retu", "\n```"),
+        ("~~~~\n```\n", "\n~~~~"),
+        ("text\n````", "\n````"),
+        ("```\ndone\n```", ""),
+        ("- item\n\n  ```\n  code", ""),
+        ("text `code", ""),
+        ("", ""),
+    ],
+)
+def test_what_stands_below_is_not_part_of_an_unfinished_code_block(text: str, end: str) -> None:
+    assert closed(text) == text + end
+    assert MarkdownIt().render(f"{closed(text)}\n\n*below*").endswith("<p><em>below</em></p>\n")
 
 
 def test_a_long_reply_without_markup_is_not_even_parsed() -> None:
