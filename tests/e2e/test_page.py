@@ -48,6 +48,22 @@ def test_markdown_code_and_formulas_are_rendered(fake: Served, open_page: OpenPa
     expect(reply.locator(".katex")).to_have_count(4)
 
 
+def test_line_ends_that_are_not_markdowns_hide_nothing(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    ask(page, "\u2028\u2028<iframe src='/'></iframe>\n```\ncode\n```")
+    expect(answers(page).last).to_contain_text("<iframe src='/'></iframe>")
+    expect(answers(page).last.locator("pre")).to_contain_text("code")
+
+
+def test_markup_in_a_formula_is_part_of_the_formula(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    ask(page, "See \\( a <script>b</script> \\) and $c<d$")
+    expect(answers(page).last).to_contain_text("See")
+    sources = answers(page).last.locator("annotation")
+    expect(sources.nth(0)).to_have_text("a <script>b</script>")
+    expect(sources.nth(1)).to_have_text("c<d")
+
+
 def test_copied_text_is_what_was_written(fake: Served, open_page: OpenPage) -> None:
     page = open_page(fake.url, permissions=["clipboard-read", "clipboard-write"])
     ask(page, "<b>as &amp; written</b>")

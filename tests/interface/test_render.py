@@ -18,7 +18,7 @@ UNTOUCHED = [
     "- item\n\n  ```html\n  <div>\n  ```\n",
     "text\n\n    <indented code>\n\ntext",
     "~~~~\n```\n<b>\n~~~~",
-    "$a<b$ and $$x<y$$ and \\(a<b\\) and \\[a<b\\]",
+    "$a < b$ and $$x < y$$ and \\(a < b\\) and \\[a & b \\\\[2pt] c\\]",
     "你好，世界！",
 ]
 
@@ -40,6 +40,16 @@ def test_code_formulas_and_plain_text_are_untouched(text: str) -> None:
         ("`code` <i>", "`code` &#00060;i>"),
         ("```\n<b>\n```\n<b>", "```\n<b>\n```\n&#00060;b>"),
         ("<!-- c -->", "&#00060;!-- c -->"),
+        ("$a<b$ $$a<b$$ \\(a<b\\)", "$a&#00060;b$ $$a&#00060;b$$ \\(a&#00060;b\\)"),
+        ("\\( <script>1</script> \\)", "\\( &#00060;script>1&#00060;/script> \\)"),
+        # Openings are not searched for an end beyond the next one: many of them took ever longer.
+        ("\\( ![a](u) \\(x\\)", "\\( &#00033;[a](u) \\(x\\)"),
+        ("\\[ ![a](u) \\[x\\]", "\\[ &#00033;[a](u) \\[x\\]"),
+        *(
+            (f"{end}{end}<b> ![a](u)\n```\n<i>\n```", f"{end}{end}&#00060;b> &#00033;[a](u)\n```\n<i>\n```")
+            for end in "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+        ),
+        ("<b>\r```\r<i>\r```\r\n<b>", "&#00060;b>\r```\r<i>\r```\r\n&#00060;b>"),
     ],
 )
 def test_markup_outside_code_is_written_out(text: str, shown: str) -> None:
