@@ -162,6 +162,8 @@ def _run(arguments: Arguments, library: Library, lang: Lang) -> int:
         case "models":
             return terminal.models(library, lang)
         case "chat":
+            # What it raises runs every `finally` on the way out: the answer is cut and its worker ended.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
             return terminal.chat(library, lang)
         case _:
             return serve(library, lang, exact_port=arguments.port is not None)

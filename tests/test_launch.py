@@ -123,11 +123,12 @@ def test_piped_input_gets_the_answer_and_nothing_else(tmp_path: Path) -> None:
 class Terminal:
     """launch.py chat in a pseudo-terminal, typed at."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, **environ: str) -> None:
         self._side, theirs = pty.openpty()
         self.process = subprocess.Popen(
             [sys.executable, "launch.py", "chat", "--fake", "--data", str(data)],
-            cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | {"LANG": "C.UTF-8", "TERM": "dumb"},
+            cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs,
+            env=os.environ | {"LANG": "C.UTF-8", "TERM": "dumb"} | environ,
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is the terminal's
         )  # fmt: skip
@@ -212,6 +213,26 @@ def test_a_signal_ends_the_app_while_it_loads(tmp_path: Path, by: signal.Signals
         assert time.monotonic() < end
         time.sleep(0.02)
     assert app.stop(by) == 0 and "Traceback" not in app.output
+
+
+@pytest.mark.parametrize("load", ["fake:", "fake: hang"], ids=["answering", "loading"])
+def test_sigterm_ends_the_conversation_in_the_terminal(tmp_path: Path, load: str) -> None:
+    terminal = Terminal(tmp_path, FAKE_LOAD=load)
+    terminal.until("you> ")
+    terminal.type("fake: words=5000 delay=0.01\n")
+    terminal.until("Loading" if "hang" in load else "word5 ")
+    family = psutil.Process(terminal.process.pid).children(recursive=True)
+    terminal.process.send_signal(signal.SIGTERM)
+    assert terminal.close() == 0
+    assert not psutil.wait_procs(family, timeout=5)[1] and "Traceback" not in terminal.seen
+
+
+def test_sigterm_ends_the_terminal_that_waits_for_a_question(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path)
+    terminal.until("you> ")
+    terminal.waits()
+    terminal.process.send_signal(signal.SIGTERM)
+    assert terminal.close() == 0
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
