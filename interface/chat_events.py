@@ -19,7 +19,7 @@ from interface.answers import ConversationMoved
 from interface.desk import Desk
 from interface.history import HeldWith, StoredMessage
 from interface.i18n import Lang, t
-from interface.messages import explain
+from interface.messages import explain, left_out
 from interface.render import closed, notice_html, plain, show, status_html
 
 
@@ -232,10 +232,7 @@ def usage_line(usage: Usage | None, lang: Lang) -> str:
     )  # fmt: skip
     if usage.cached_tokens:
         line += t("chat.usage_cached", lang, cached=usage.cached_tokens)
-    if usage.turns_left_out:
-        key = "chat.left_out_one" if usage.turns_left_out == 1 else "chat.left_out"
-        line = t(key, lang, count=usage.turns_left_out, context=usage.context) + " " + line
-    return line
+    return f"{left_out(usage, lang)} {line}".lstrip()
 
 
 def text_of(content: Any) -> str:
