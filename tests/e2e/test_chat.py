@@ -45,12 +45,18 @@ def test_stop_keeps_what_was_said_and_the_next_question_works_at_once(fake: Serv
 
 def test_regenerate_edit_undo_and_a_new_chat(fake: Served, open_page: OpenPage) -> None:
     page = open_page(fake.url)
-    ask(page, "first question")
-    expect(answers(page).last).to_contain_text("first question")
+    ask(page, "fake: words=17")
+    expect(answers(page).last).to_contain_text("word16")
 
+    # A shorter answer shows that it is another one.
+    page.locator("#settings .toggle-button").click()
+    page.get_by_label("number input for Longest answer, in tokens").fill("16")
+    page.locator("#settings .toggle-button").click()
     page.get_by_label("Retry").last.click()
-    expect(page.locator("#status")).to_contain_text("tokens")
+    expect(answers(page).last).to_contain_text("The longest answer allowed was reached")
+    expect(answers(page).last).not_to_contain_text("word16")
     expect(answers(page)).to_have_count(1)
+    expect(questions(page)).to_have_count(1)
 
     page.get_by_label("Edit").first.click()
     page.locator("#chat textarea").fill("a better <b>question</b>")
