@@ -118,6 +118,17 @@ def test_a_new_chat_leaves_the_answer_that_is_growing(fake: Served, open_page: O
     expect(questions(page)).to_have_text(["something else"])
 
 
+def test_what_cut_an_answer_short_is_not_part_of_its_code(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    page.locator("#settings .toggle-button").click()
+    page.get_by_label("number input for Longest answer, in tokens").fill("16")
+    page.locator("#settings .toggle-button").click()
+    ask(page, "```python\n" + " ".join(f"word{n}" for n in range(30)))
+    expect(answers(page).last.locator("pre")).to_contain_text("word14")
+    expect(answers(page).last.locator("em")).to_have_text("The longest answer allowed was reached.")
+    expect(answers(page).last.locator("pre")).not_to_contain_text("longest")
+
+
 def test_two_pages_ask_at_once_and_one_waits_with_its_position(fake: Served, open_page: OpenPage) -> None:
     one, two, three = (open_page(fake.url) for _ in range(3))
     say(one, LONG)
