@@ -5,6 +5,7 @@ AppError
     PromptTooLong           tokens, limit
     SettingOutOfRange       name, value, low, high
     StillAnswering          (a conversation has one answer at a time)
+    ConversationMoved       (another page has changed the conversation)
   ModelError              something is wrong with a model's files
     ModelUnknown            model, nearest
     ModelMissing            model, tried (nothing could be had from any source)
@@ -63,6 +64,10 @@ class SettingOutOfRange(InputError):
 
 class StillAnswering(InputError):
     code = "still_answering"
+
+
+class ConversationMoved(InputError):
+    code = "conversation_moved"
 
 
 class ModelError(AppError):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from engines.base import Message, Usage
-from engines.errors import AppError, Busy, HistoryUnavailable, InputError, StillAnswering
+from engines.errors import AppError, Busy, ConversationMoved, HistoryUnavailable, StillAnswering
 from engines.job import Delta, Job
 from engines.runner import Runner
 from interface.history import Conversation, HeldWith, Status, Store, StoredMessage
@@ -23,12 +23,6 @@ log = logging.getLogger(__name__)
 
 SAVE_EVERY = 1.0
 """Seconds between writes of a growing answer: what a power cut may cost."""
-
-
-class ConversationMoved(InputError):
-    """A page spoke of a message that is not there any more: another page has changed the conversation."""
-
-    code = "conversation_moved"
 
 
 @dataclass(frozen=True, slots=True)

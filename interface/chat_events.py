@@ -13,9 +13,8 @@ import gradio as gr
 
 from configs.schema import ModelSpec
 from engines.base import GenerationSettings, Usage
-from engines.errors import AppError
+from engines.errors import AppError, ConversationMoved
 from engines.job import Delta, Event, Loading, Waiting, Working
-from interface.answers import ConversationMoved
 from interface.desk import Desk
 from interface.history import HeldWith, StoredMessage
 from interface.i18n import Lang, t

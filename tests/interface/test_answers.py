@@ -11,10 +11,9 @@ import pytest
 
 from configs.load import load_catalogue, load_config
 from engines.base import GenerationSettings
-from engines.errors import EngineFailed, HistoryUnavailable, StillAnswering
+from engines.errors import ConversationMoved, EngineFailed, HistoryUnavailable, StillAnswering
 from engines.job import Delta, Event, Job
 from engines.library import Library
-from interface.answers import ConversationMoved
 from interface.desk import Desk
 from interface.history import Store
 

@@ -14,7 +14,6 @@ from configs.errors import ConfigError
 from configs.load import load_catalogue
 from engines import errors
 from engines.memory import GIB, DeviceMemory, plan_load
-from interface.answers import ConversationMoved
 from interface.i18n import LANGS, Lang, bytes_text, lang_of, seconds_text, t, texts
 from interface.messages import explain, plan_dict, plan_notes, record
 
@@ -119,7 +118,7 @@ PLAN = plan_load(
 
 
 @pytest.mark.parametrize("lang", LANGS)
-@pytest.mark.parametrize("cls", [*{*concrete(errors.AppError), ConversationMoved}], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", [*concrete(errors.AppError)], ids=lambda cls: cls.__name__)
 def test_every_error_has_words_and_survives_storing(cls: type[errors.AppError], lang: Lang) -> None:
     facts = {"plan": PLAN} if cls.code == "not_enough_memory" else FACTS[cls.code]
     error = cls(**facts)
