@@ -62,11 +62,28 @@ class Arguments:
 def parse_args(argv: Sequence[str]) -> Arguments:
     """The command line as a value. Raises ConfigError for a flag or command that does not exist."""
     argv = list(argv)
-    command = argv.pop(0) if argv and not argv[0].startswith("-") else "serve"
+    place = _place_of_command(argv)
+    command = "serve" if place is None else argv.pop(place)
     if command not in COMMANDS:
         raise ConfigError.unknown("config_unknown_command", command, COMMANDS)
     values = vars(_parser(command).parse_args(argv))
     return Arguments(command, **{name: value for name, value in values.items() if value is not None})
+
+
+def _place_of_command(argv: Sequence[str]) -> int | None:
+    """Where the first word stands that is neither a flag nor a flag's value; None if there is none."""
+    flags = {name: flag for command in COMMANDS for name, flag in _parser(command)._option_string_actions.items()}
+    value = False
+    for place, word in enumerate(argv):
+        if value:
+            value = False
+        elif not word.startswith("-"):
+            return place
+        elif word in flags:
+            value = flags[word].nargs is None
+        elif word.split("=")[0] not in flags:
+            return None  # what stands after a flag that does not exist may be its value
+    return None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -104,7 +121,7 @@ def _parser(command: str) -> _Parser:
         add("target", metavar="MODEL", help="a model of the catalogue")
         add("--memory", type=parse_size, metavar="SIZE", help="plan for a card with so much free memory, e.g. 7.4GiB")
         add("--total", type=parse_size, metavar="SIZE", help="that card's whole memory")
-        add("--context", type=int, metavar="TOKENS", help="tokens of conversation to make room for")
+        add("--context", type=parse_count, metavar="TOKENS", help="tokens of conversation to make room for")
         add("--force", action="store_true", default=None, help="plan a load that the guard refuses")
         add("--json", action="store_true", default=None, help="print one JSON object, sizes in bytes")
     if command == "models":
@@ -129,9 +146,19 @@ def parse_size(text: str) -> int:
     number = text.strip().rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
     unit = text.strip()[len(number) :].lower() or "b"
     try:
-        return int(float(number) * _UNITS[unit])
-    except (KeyError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 7.4GiB") from None
+        size = int(float(number) * _UNITS[unit])
+    except (KeyError, ValueError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 7.4GiB")
+    return size
+
+
+def parse_count(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -162,6 +189,8 @@ def _run(arguments: Arguments, library: Library, lang: Lang) -> int:
         case "models":
             return terminal.models(library, lang)
         case "chat":
+            # What it raises runs every `finally` on the way out: the answer is cut and its worker ended.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
             return terminal.chat(library, lang)
         case _:
             return serve(library, lang, exact_port=arguments.port is not None)
@@ -201,8 +230,11 @@ def serve(library: Library, lang: Lang, exact_port: bool) -> int:
 def _prepare(config: AppConfig) -> None:
     """The process's environment and its log, before any library reads them."""
     logs = config.data / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    handler = RotatingFileHandler(logs / "app.log", maxBytes=2**20, backupCount=2, encoding="utf-8")
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+        handler = RotatingFileHandler(logs / "app.log", maxBytes=2**20, backupCount=2, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError("data_unwritable", folder=config.data, detail=error.strerror or str(error)) from None
     logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

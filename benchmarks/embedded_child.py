@@ -10,10 +10,11 @@ import resource
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engines.base import GenerationSettings, Message
+from engines.base import GenerationSettings, Message, Usage
 from engines.memory import LoadSettings
 from engines.text import TextEngine
 
@@ -53,22 +54,32 @@ def plain(folder: Path, started: float, tokens: int) -> dict[str, float]:
     return {"load": ready, "first": first - began, "rate": (len(times) - 2) / (last - first), "peak": peak()}
 
 
-def turns(folder: Path, started: float, tokens: int, reuse: bool = True) -> dict[str, float]:
-    """Time to the first token at some turns of one conversation, whose answers are 60 tokens each."""
-    engine = load(folder, reuse)
-    messages: list[Message] = []
+def turns(folder: Path, reuse: bool) -> dict[str, float]:
+    """Time to the first token at every turn of one conversation."""
     figures: dict[str, float] = {}
-    for turn in range(1, 21):
-        messages.append(Message.of("user", f"Part {turn}: tell me more about the ship and its crew."))
-        pieces: list[str] = []
-        usage = engine.generate(messages, greedy(60), pieces.append)
-        messages.append(Message.of("assistant", "".join(pieces)))
+    for turn, usage in enumerate(conversation(load(folder, reuse)), start=1):
         figures |= {f"turn {turn}": usage.first_token_s, f"prompt {turn}": float(usage.prompt_tokens)}
     return figures
 
 
-def load(folder: Path, reuse: bool = True) -> TextEngine:
-    return TextEngine(folder, LoadSettings("transformers", "cpu", "float32", 8192), reuse_prefix=reuse)
+def past(folder: Path, reuse: bool) -> dict[str, float]:
+    """Mean time to the first token of the turns that no longer fit a window of 1024 tokens with all before them."""
+    times = [one.first_token_s for one in conversation(load(folder, reuse, 1024)) if one.turns_left_out]
+    return {"past": sum(times) / len(times), "past turns": float(len(times))}
+
+
+def conversation(engine: TextEngine) -> Iterator[Usage]:
+    """20 turns, whose answers are 60 tokens each."""
+    messages: list[Message] = []
+    for turn in range(1, 21):
+        messages.append(Message.of("user", f"Part {turn}: tell me more about the ship and its crew."))
+        pieces: list[str] = []
+        yield engine.generate(messages, greedy(60), pieces.append)
+        messages.append(Message.of("assistant", "".join(pieces)))
+
+
+def load(folder: Path, reuse: bool = True, context: int = 8192) -> TextEngine:
+    return TextEngine(folder, LoadSettings("transformers", "cpu", "float32", context), reuse_prefix=reuse)
 
 
 def greedy(tokens: int) -> GenerationSettings:
@@ -86,5 +97,6 @@ if __name__ == "__main__":
     elif name == "plain":
         found = plain(Path(where), float(since), int(count))
     else:
-        found = turns(Path(where), float(since), int(count), reuse=name == "turns")
+        contender = {"turns": turns, "past": past}[name.removesuffix("-recomputed")]
+        found = contender(Path(where), reuse=not name.endswith("-recomputed"))
     print(json.dumps(found))

@@ -6,6 +6,7 @@ AppError
     TooManyImages           images, limit
     SettingOutOfRange       name, value, low, high
     StillAnswering          (a conversation has one answer at a time)
+    ConversationMoved       (another page has changed the conversation)
   ModelError              something is wrong with a model's files
     ModelUnknown            model, nearest
     ModelMissing            model, tried (nothing could be had from any source)
@@ -68,6 +69,10 @@ class SettingOutOfRange(InputError):
 
 class StillAnswering(InputError):
     code = "still_answering"
+
+
+class ConversationMoved(InputError):
+    code = "conversation_moved"
 
 
 class ModelError(AppError):

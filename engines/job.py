@@ -108,6 +108,11 @@ class Job:
     def ended(self) -> bool:
         return self._end is not None
 
+    @property
+    def error(self) -> AppError | None:
+        """Why it failed, once it has."""
+        return self._end if isinstance(self._end, AppError) else None
+
     def __iter__(self) -> Iterator[Event]:
         """Every event from the start: what the job is doing, each Delta, at last Usage or Ready. Raises AppError.
 

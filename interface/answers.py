@@ -8,13 +8,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from engines.base import Message, Usage
-from engines.errors import AppError, Busy, HistoryUnavailable, StillAnswering
+from engines.errors import AppError, Busy, ConversationMoved, HistoryUnavailable, StillAnswering
 from engines.job import Delta, Job
 from engines.runner import Runner
-from interface.history import Status, Store
+from interface.history import Conversation, HeldWith, Status, Store, StoredMessage
 from interface.messages import record
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,9 @@ class Answers:
         self._growing: dict[str, Answer] = {}
         self._recorders: set[threading.Thread] = set()
         self._lock = threading.Lock()
+        self._unwritten: dict[int, StoredMessage] = {}
+        # Taken before the store's own lock, never after it.
+        self._saving = threading.RLock()
         self.unsaved: HistoryUnavailable | None = None
         """Why the last write failed, or None while everything is being saved."""
 
@@ -48,33 +53,36 @@ class Answers:
         with self._lock:
             return self._growing.get(conversation or "")
 
-    def ask(self, conversation: str, text: str) -> None:
+    def path(self, conversation: str) -> list[StoredMessage]:
+        """The conversation as the store has it, but for the answers that could not be written there."""
+        self._save()
+        return self._path(conversation)
+
+    def ask(self, conversation: str, text: str, held_with: HeldWith | None = None) -> None:
         """Commits the question, then starts its answer; a full queue is written down as the answer's failure.
 
-        Raises StillAnswering or HistoryUnavailable, and then nothing has changed. So do the next three.
+        Raises StillAnswering or HistoryUnavailable, and then nothing has changed. So do the next three, which raise
+        ConversationMoved too. `held_with` is what the conversation is held with from now on.
         """
-        with self._lock:
-            self._refuse_second(conversation)
+        with self._answering(conversation, held_with):
             self.store.add(conversation, "user", text)
-            self._start(conversation)
 
-    def again(self, conversation: str) -> None:
+    def again(self, conversation: str, held_with: HeldWith | None = None) -> None:
         """Another answer to the last question; the earlier one stays in the store."""
-        with self._lock:
-            self._refuse_second(conversation)
+        with self._answering(conversation, held_with):
             path = self.store.path(conversation)
-            if path and path[-1].role == "assistant":
+            if not path:
+                raise ConversationMoved()
+            if path[-1].role == "assistant":
                 self.store.rewind(conversation, path[-1].id)
-            if path:
-                self._start(conversation)
 
-    def rewrite(self, conversation: str, message: int, text: str) -> None:
+    def rewrite(self, conversation: str, message: int, text: str, held_with: HeldWith | None = None) -> None:
         """Puts `text` in the place of a question and answers that; the earlier branch stays in the store."""
-        with self._lock:
-            self._refuse_second(conversation)
+        with self._answering(conversation, held_with):
+            if not any(one.id == message and one.role == "user" for one in self.store.path(conversation)):
+                raise ConversationMoved()
             self.store.rewind(conversation, message)
             self.store.add(conversation, "user", text)
-            self._start(conversation)
 
     def undo(self, conversation: str) -> str:
         """Takes the last question, and what answered it, out of what is shown; returns its text."""
@@ -92,57 +100,93 @@ class Answers:
             recorders = list(self._recorders)
         for thread in recorders:
             thread.join(timeout)
+        self._save()
 
     def _refuse_second(self, conversation: str) -> None:
         if conversation in self._growing:
             raise StillAnswering()
 
-    def _start(self, conversation: str) -> None:
-        held_with = self.store.conversation(conversation)
-        assert held_with is not None  # noqa: S101  every caller has just written to it
-        # An answer that failed before its first word says nothing to the model.
-        messages = [one.message for one in self.store.path(conversation) if one.text or one.role == "user"]
-        if held_with.system:
-            messages.insert(0, Message.of("system", held_with.system))
+    @contextmanager
+    def _answering(self, conversation: str, held_with: HeldWith | None) -> Iterator[None]:
+        """Around what changes a conversation's end: commits it with a row for the answer, then starts that."""
+        with self._lock:
+            self._refuse_second(conversation)
+            with self.store.transaction():
+                if held_with is not None:
+                    self.store.configure(conversation, *held_with)
+                yield
+                held = self.store.conversation(conversation)
+                assert held is not None  # noqa: S101  every caller has just written to it
+                # An answer that failed before its first word says nothing to the model.
+                messages = [one.message for one in self._path(conversation) if one.text or one.role == "user"]
+                row = self.store.add(conversation, "assistant", "", "growing")
+            self._start(held, messages, row)
+
+    def _start(self, held: Conversation, messages: list[Message], row: int) -> None:
+        system = [Message.of("system", held.system)] if held.system else []
         try:
-            job = self.runner.submit(held_with.model, messages, held_with.settings, owner=conversation)
+            job = self.runner.submit(held.model, [*system, *messages], held.settings, owner=held.id)
         except Busy as error:
-            self.store.write(self.store.add(conversation, "assistant", "", "failed"), "", "failed", None, record(error))
+            self._keep(_answer_row(row, "", "failed", error=error))
             return
-        answer = Answer(job, self.store.add(conversation, "assistant", "", "growing"))
-        self._growing[conversation] = answer
-        thread = threading.Thread(target=self._record, args=(conversation, answer), name="recorder", daemon=True)
+        answer = self._growing[held.id] = Answer(job, row)
+        thread = threading.Thread(target=self._record, args=(held.id, answer), name="recorder", daemon=True)
         self._recorders.add(thread)
         thread.start()
 
     def _record(self, conversation: str, answer: Answer) -> None:
         """Follows one job to its end and writes it down."""
-        text, saved, usage = "", time.monotonic(), None
-        status: Status = "failed"
-        error: AppError | None = None
+        try:
+            self._keep(self._watched(answer))
+        finally:
+            with self._lock:
+                del self._growing[conversation]
+                self._recorders.discard(threading.current_thread())
+            answer.recorded.set()
+
+    def _watched(self, answer: Answer) -> StoredMessage:
+        """The answer as it ended, whatever ended it."""
+        text, saved = "", time.monotonic()
         try:
             for event in answer.job.watch():
                 if isinstance(event, Delta):
                     text += event.text
                     if time.monotonic() - saved > SAVE_EVERY:
-                        self._write(answer.row, text, "growing")
+                        self._keep(_answer_row(answer.row, text, "growing"))
                         saved = time.monotonic()
                 elif isinstance(event, Usage):
-                    usage, status = event, "stopped" if event.reason == "cancelled" else "complete"
-        except AppError as failure:
-            error = failure
-        self._write(answer.row, text, status, usage, error)
-        with self._lock:
-            del self._growing[conversation]
-            self._recorders.discard(threading.current_thread())
-        answer.recorded.set()
+                    status: Status = "stopped" if event.reason == "cancelled" else "complete"
+                    return _answer_row(answer.row, text, status, event)
+            raise AssertionError("a job's events end with Usage")
+        except AppError as error:
+            return _answer_row(answer.row, text, "failed", error=error)
+        except Exception:
+            log.exception("an answer could not be followed")
+            return _answer_row(answer.row, text, "failed", error=AppError(model=answer.job.model))
 
-    def _write(
-        self, row: int, text: str, status: Status, usage: Usage | None = None, error: AppError | None = None
-    ) -> None:
-        try:
-            self.store.write(row, text, status, usage, record(error) if error else None)
+    def _path(self, conversation: str) -> list[StoredMessage]:
+        return [self._unwritten.get(one.id, one) for one in self.store.path(conversation)]
+
+    def _keep(self, message: StoredMessage) -> None:
+        """Writes an answer down. While that cannot be done it stays here, and is tried again with every next one."""
+        with self._saving:
+            self._unwritten[message.id] = message
+            self._save()
+
+    def _save(self) -> None:
+        with self._saving:
+            for one in list(self._unwritten.values()):
+                try:
+                    self.store.write(one.id, one.text, one.status, one.usage, one.error)
+                except HistoryUnavailable as failure:
+                    log.warning("an answer could not be saved: %s", failure)
+                    self.unsaved = failure
+                    return
+                del self._unwritten[one.id]
             self.unsaved = None
-        except HistoryUnavailable as failure:
-            log.warning("an answer could not be saved: %s", failure)
-            self.unsaved = failure
+
+
+def _answer_row(
+    row: int, text: str, status: Status, usage: Usage | None = None, error: AppError | None = None
+) -> StoredMessage:
+    return StoredMessage(row, "assistant", text, status, usage, record(error) if error else None)

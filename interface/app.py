@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 import gradio as gr
 
+from configs.errors import ConfigError
 from interface import chat, guards, models
 from interface.desk import Desk, label
 from interface.i18n import t
@@ -55,14 +57,18 @@ def serve(desk: Desk, demo: gr.Blocks, port: int) -> str:
 
 
 def free_port(host: str, wanted: int, exact: bool) -> int | None:
-    """`wanted` if it is free, else, unless `exact`, the next one that is; None if there is none. 0 takes any."""
-    for port in [wanted] if exact else range(wanted, wanted + PORTS_TRIED):
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            # As the server itself will: a port in TIME_WAIT is free.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
+    """`wanted` if it is free, else, unless `exact`, the next one that is; None if there is none. 0 takes any.
+
+    Raises ConfigError where no port would help: `host` is none of this machine's addresses, or may not be used.
+    """
+    for port in [wanted] if exact else range(wanted, min(wanted + PORTS_TRIED, 65536)):
+        try:
+            with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+                # As the server itself will: a port in TIME_WAIT is free.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((host, port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
+                return int(probe.getsockname()[1])
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise ConfigError("host_unusable", host=host, port=port, detail=error.strerror or str(error)) from None
     return None

@@ -149,8 +149,10 @@ def _wire(events: ChatEvents, tab: ChatTab, demo: gr.Blocks) -> None:
     followed(tab.chat.retry(events.retry, again, tab.notice, **QUIET))
     followed(tab.chat.edit(events.edit, again, tab.notice, **QUIET))
     followed(tab.chat.undo(events.undo, where, [tab.prompt, tab.notice], **QUIET))
-    followed(gr.on([tab.new.click, tab.chat.clear], lambda: ("", "", ""), None, asked, **QUIET))
     followed(demo.load(events.open, where, [tab.conversation, *tab.held_with], js=FROM_ADDRESS, **QUIET))
+    # Who leaves a conversation does not follow it any longer: it would go on being drawn into the new one.
+    left = gr.on([tab.new.click, tab.chat.clear], lambda: ("", "", ""), None, asked, cancels=[*tab.settled], **QUIET)
+    followed(left)
     tab.stop.click(events.stop, where, None, queue=False, **QUIET)
     tab.model.input(events.usual, [tab.model], tab.settings, **QUIET)
     tab.usual.click(events.usual, [tab.model], tab.settings, **QUIET)

@@ -13,13 +13,13 @@ import gradio as gr
 
 from configs.schema import ModelSpec
 from engines.base import GenerationSettings, Usage
-from engines.errors import AppError
+from engines.errors import AppError, ConversationMoved
 from engines.job import Delta, Event, Loading, Waiting, Working
 from interface.desk import Desk
-from interface.history import StoredMessage
+from interface.history import HeldWith, StoredMessage
 from interface.i18n import Lang, t
-from interface.messages import explain
-from interface.render import notice_html, plain, show, status_html
+from interface.messages import explain, left_out
+from interface.render import closed, notice_html, plain, show, status_html
 
 
 class ChatEvents:
@@ -38,7 +38,7 @@ class ChatEvents:
             return gr.skip(), gr.skip(), ""
 
         def start() -> str:
-            return self._ask(text, conversation, model, system, settings_from(*sliders))
+            return self._ask(text, conversation, (model, system.strip(), settings_from(*sliders)))
 
         id, notice = self._noticed(start, request)
         return (gr.skip(), gr.skip(), notice) if notice else ("", id, "")
@@ -47,21 +47,20 @@ class ChatEvents:
         """-> notice. Another answer to the last question, with the settings as they are now."""
 
         def start() -> None:
-            self._desk.store.configure(conversation, model, system.strip(), settings_from(*sliders))
-            self._desk.answers.again(conversation)
+            self._desk.answers.again(conversation, (model, system.strip(), settings_from(*sliders)))
 
         return self._noticed(start, request)[1]
 
     def edit(
         self, request: gr.Request, change: gr.EditData, conversation: str, model: str, system: str, *sliders: float
     ) -> str:
-        """-> notice. The edited question is asked in the place of the old one."""
+        """-> notice. The edited question is asked in the place of the old one; an empty one is not asked."""
 
         def start() -> None:
-            index = change.index if isinstance(change.index, int) else change.index[0]
-            row = self._desk.store.path(conversation)[index]
-            self._desk.store.configure(conversation, model, system.strip(), settings_from(*sliders))
-            self._desk.answers.rewrite(conversation, row.id, plain(text_of(change.value)))
+            text = plain(text_of(change.value))
+            if text.strip():
+                row = self._edited(change, conversation)
+                self._desk.answers.rewrite(conversation, row, text, (model, system.strip(), settings_from(*sliders)))
 
         return self._noticed(start, request)[1]
 
@@ -83,7 +82,11 @@ class ChatEvents:
 
     def open(self, conversation: str) -> tuple[Any, ...]:
         """-> conversation, model, system, *sliders: what the address names, or a new conversation as configured."""
-        held_with = self._desk.store.conversation(conversation) if conversation else None
+        try:
+            held_with = self._desk.store.conversation(conversation) if conversation else None
+        except AppError:
+            # The address goes on naming it, and `follow` says what is wrong.
+            return (conversation, gr.skip(), *(gr.skip(),) * 6)
         if held_with is None or held_with.model not in self._desk.library.catalogue:
             model = self._desk.config.models.model
             return ("", model, *self.usual(model))
@@ -101,18 +104,28 @@ class ChatEvents:
     def follow(self, request: gr.Request, conversation: str, model: str) -> Iterator[tuple[Any, ...]]:
         """-> chat, status, send, stop. Shows the conversation, and the answer in it until it has ended."""
         lang = self._desk.lang(request)
+        try:
+            yield from self._growing(conversation, lang)
+            yield self._settled(conversation, model, lang)
+        except AppError as error:
+            yield gr.skip(), notice_html(explain(error, lang)), gr.update(visible=True), gr.update(visible=False)
+
+    # -- within -----------------------------------------------------------------------------------------------------
+
+    def _growing(self, conversation: str, lang: Lang) -> Iterator[tuple[Any, ...]]:
+        """The answer in a conversation until it has ended; nothing if there is none."""
         answer = self._desk.answers.of(conversation)
-        path = self._desk.store.path(conversation) if conversation else []
         if answer is None:
-            yield self._settled(path, model, lang)
             return
-        before = [bubble(one, lang) for one in path if one.id < answer.row]
+        before = [bubble(one, lang) for one in self._desk.answers.path(conversation) if one.id < answer.row]
         title = self._desk.library.spec(answer.job.model).title
         pause = 1 / self._desk.config.interface.refresh_per_second
         text = ""
         try:
             for event in answer.job:
                 text += event.text if isinstance(event, Delta) else ""
+                # A slow model works between its words; it has long read the conversation by then.
+                event = Delta("") if text and isinstance(event, Working) else event
                 growing = [*before, {"role": "assistant", "content": show(text)}] if text else before
                 yield growing, status_html(doing(event, title, lang)), gr.update(visible=False), gr.update(visible=True)
                 # However fast the engine is, what came in the meantime is shown in one go.
@@ -120,17 +133,21 @@ class ChatEvents:
         except AppError:
             pass  # it is in the store, and shown from there like any earlier one
         answer.recorded.wait(5)
-        yield self._settled(self._desk.store.path(conversation), model, lang)
 
-    # -- within -----------------------------------------------------------------------------------------------------
+    def _edited(self, change: gr.EditData, conversation: str) -> int:
+        """The question that was edited, if it is still what the page showed. Raises ConversationMoved."""
+        index = change.index if isinstance(change.index, int) else change.index[0]
+        path = self._desk.answers.path(conversation)
+        shown = plain(text_of(change.previous_value)).split()  # the Chatbot strips what it shows
+        if index >= len(path) or path[index].text.split() != shown:
+            raise ConversationMoved()
+        return path[index].id
 
-    def _ask(self, text: str, conversation: str, model: str, system: str, settings: GenerationSettings) -> str:
+    def _ask(self, text: str, conversation: str, held_with: HeldWith) -> str:
         store = self._desk.store
         if not conversation or store.conversation(conversation) is None:
-            conversation = store.create(model, system.strip(), settings)
-        else:
-            store.configure(conversation, model, system.strip(), settings)
-        self._desk.answers.ask(conversation, text)
+            conversation = store.create(*held_with)
+        self._desk.answers.ask(conversation, text, held_with)
         return conversation
 
     def _noticed(self, work: Callable[[], Any], request: gr.Request) -> tuple[Any, str]:
@@ -139,7 +156,8 @@ class ChatEvents:
         except AppError as error:
             return None, notice_html(explain(error, self._desk.lang(request)))
 
-    def _settled(self, path: list[StoredMessage], model: str, lang: Lang) -> tuple[Any, ...]:
+    def _settled(self, conversation: str, model: str, lang: Lang) -> tuple[Any, ...]:
+        path = self._desk.answers.path(conversation) if conversation else []
         chat: Any = [bubble(one, lang) for one in path]
         if not path:
             chat = gr.update(value=[], **self._empty(model, lang))
@@ -176,14 +194,15 @@ def usual_settings(spec: ModelSpec) -> tuple[Any, ...]:
 def bubble(one: StoredMessage, lang: Lang) -> dict[str, str]:
     """A stored message as the Chatbot takes it; what went wrong with an answer stands below what it said."""
     content = show(one.text)
+    note = ""
     if one.error:
         notice = explain(one.error, lang)
-        content += f"\n\n> **{notice.title}.** {show(notice.body)}\n>\n> {show(notice.hint)}"
+        note = f"> **{notice.title}.** {show(notice.body)}\n>\n> {show(notice.hint)}"
     elif one.status == "stopped":
-        content += f"\n\n*{t('chat.stopped', lang)}*"
+        note = f"*{t('chat.stopped', lang)}*"
     elif one.usage and one.usage.reason == "length":
-        content += f"\n\n*{t('chat.length_reached', lang)}*"
-    return {"role": one.role, "content": content}
+        note = f"*{t('chat.length_reached', lang)}*"
+    return {"role": one.role, "content": f"{closed(content)}\n\n{note}" if note else content}
 
 
 def doing(event: Event, title: str, lang: Lang) -> str:
@@ -212,10 +231,7 @@ def usage_line(usage: Usage | None, lang: Lang) -> str:
     )  # fmt: skip
     if usage.cached_tokens:
         line += t("chat.usage_cached", lang, cached=usage.cached_tokens)
-    if usage.turns_left_out:
-        key = "chat.left_out_one" if usage.turns_left_out == 1 else "chat.left_out"
-        line = t(key, lang, count=usage.turns_left_out, context=usage.context) + " " + line
-    return line
+    return f"{left_out(usage, lang)} {line}".lstrip()
 
 
 def text_of(content: Any) -> str:

@@ -15,6 +15,7 @@ from interface.answers import Answers
 from interface.downloads import Downloads
 from interface.history import Store
 from interface.i18n import Lang, lang_of
+from interface.loads import Loads
 
 LANG_COOKIE = "shusheng_lang"
 
@@ -32,6 +33,7 @@ class Desk:
     store: Store
     answers: Answers
     downloads: Downloads
+    loads: Loads
 
     @classmethod
     def open(cls, library: Library) -> Desk:
@@ -40,15 +42,15 @@ class Desk:
         runner = Runner(library, config.limits, lambda: Worker(config.data / "logs" / "engine.log"))
         store = Store(config.data / "conversations.sqlite3")
         store.settle()
-        return cls(config, library, runner, store, Answers(runner, store), Downloads(library))
+        return cls(config, library, runner, store, Answers(runner, store), Downloads(library), Loads(runner))
 
     def start(self) -> None:
         """Gets the first model ready, so that the first question does not wait for it."""
         model = self.config.models.model
         if self.library.folder(model) is not None:
-            self.runner.load(model)
+            self.loads.load(model)
         else:
-            self.downloads.start(model, lambda: self.runner.load(model))
+            self.downloads.start(model, lambda: self.loads.load(model))
 
     def close(self) -> None:
         """Ends everything: answers are cut and written, no process stays."""

@@ -6,14 +6,18 @@ nothing of the app behind them.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from fnmatch import fnmatch
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from interface.i18n import lang_of, t
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -38,24 +42,31 @@ POLICY = "; ".join(
 
 def middleware(host: str, allow_hosts: Sequence[str]) -> list[Middleware]:
     """The guards for an app that is served on `host` and known under `allow_hosts` besides."""
-    names = (*LOOPBACK, *allow_hosts)
-    hosts = () if host in ("0.0.0.0", "::") and not allow_hosts else (*names, host)  # noqa: S104  a comparison
-    return [Middleware(HostGuard, hosts=hosts), Middleware(OriginGuard), Middleware(Headers)]
+    everywhere = host in ("0.0.0.0", "::")  # noqa: S104  a comparison
+    names = (*LOOPBACK, host, socket.gethostname().lower(), *allow_hosts)
+    return [Middleware(HostGuard, names=names, addresses=everywhere), Middleware(OriginGuard), Middleware(Headers)]
 
 
 class HostGuard:
-    """Refuses requests for a name that is not ours: a foreign page that has bent its own name to our address."""
+    """Refuses requests for a name that is not ours: a foreign page that has bent its own name to our address.
 
-    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
-        self.app, self.hosts = app, hosts
+    With `addresses`, any address is ours: one that a browser was told to go to cannot be bent.
+    """
+
+    def __init__(self, app: ASGIApp, names: Sequence[str], addresses: bool) -> None:
+        self.app, self.names, self.addresses = app, names, addresses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self.hosts:
+        if scope["type"] == "http":
             name = urlsplit("//" + _header(scope, b"host")).hostname or ""
-            if not any(fnmatch(name, pattern) for pattern in self.hosts):
-                response = PlainTextResponse(f"This app does not go by the name {name!r}; see --allow-host.", 400)
-                return await response(scope, receive, send)
+            if not self._ours(name):
+                return await _refused(scope, "guard.host", 400, name=name)(scope, receive, send)
         await self.app(scope, receive, send)
+
+    def _ours(self, name: str) -> bool:
+        if any(fnmatch(name, pattern) for pattern in self.names):
+            return True
+        return self.addresses and _is_address(name)
 
 
 class OriginGuard:
@@ -68,7 +79,7 @@ class OriginGuard:
         if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             origin = _header(scope, b"origin")
             if origin and urlsplit(origin).netloc != _header(scope, b"host"):
-                return await PlainTextResponse("A cross-site request was refused.", 403)(scope, receive, send)
+                return await _refused(scope, "guard.origin", 403)(scope, receive, send)
         await self.app(scope, receive, send)
 
 
@@ -92,6 +103,18 @@ _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"same-origin"),
 ]
+
+
+def _refused(scope: Any, key: str, status: int, **facts: str) -> PlainTextResponse:
+    return PlainTextResponse(t(key, lang_of(_header(scope, b"accept-language")), **facts), status)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _header(scope: Any, name: bytes) -> str:

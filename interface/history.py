@@ -21,6 +21,8 @@ from engines.base import GenerationSettings, Message, Role, Usage
 from engines.errors import HistoryUnavailable
 
 Status = Literal["growing", "complete", "stopped", "failed"]
+HeldWith = tuple[str, str, GenerationSettings]
+"""What a conversation is held with: model, system prompt ("" for the model's own), settings."""
 
 TITLE_LENGTH = 60
 
@@ -89,7 +91,7 @@ class Store:
     def create(self, model: str, system: str, settings: GenerationSettings) -> str:
         """A new, empty conversation; its id cannot be guessed."""
         conversation, now = secrets.token_urlsafe(12), time.time()
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "INSERT INTO conversations VALUES (?, '', ?, ?, ?, NULL, ?, ?)",
                 (conversation, model, system, json.dumps(asdict(settings)), now, now),
@@ -102,7 +104,7 @@ class Store:
 
     def configure(self, conversation: str, model: str, system: str, settings: GenerationSettings) -> None:
         """Keeps what the conversation is held with from now on."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "UPDATE conversations SET model = ?, system = ?, settings = ? WHERE id = ?",
                 (model, system, json.dumps(asdict(settings)), conversation),
@@ -125,7 +127,7 @@ class Store:
     def add(self, conversation: str, role: Role, text: str, status: Status = "complete") -> int:
         """Appends to the head, and becomes it. Committed when this returns."""
         now = time.time()
-        with self._transaction() as db:
+        with self.transaction() as db:
             cursor = db.execute(
                 "INSERT INTO messages (conversation, parent, role, text, status, created)"
                 " SELECT id, head, ?, ?, ?, ? FROM conversations WHERE id = ?",
@@ -142,7 +144,7 @@ class Store:
         self, message: int, text: str, status: Status, usage: Usage | None = None, error: dict[str, Any] | None = None
     ) -> None:
         """Replaces what a message says: an answer as it grows, and how it ended."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "UPDATE messages SET text = ?, status = ?, usage = ?, error = ? WHERE id = ?",
                 (text, status, _json(asdict(usage) if usage else None), _json(error), message),
@@ -150,7 +152,7 @@ class Store:
 
     def rewind(self, conversation: str, message: int) -> None:
         """Moves the head to before `message`. What comes after is no longer shown, and still there."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "UPDATE conversations SET head = (SELECT parent FROM messages WHERE id = ?) WHERE id = ?",
                 (message, conversation),
@@ -158,8 +160,24 @@ class Store:
 
     def settle(self) -> int:
         """Closes the answers that an earlier process left growing. Returns how many there were."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             return db.execute("UPDATE messages SET status = 'stopped' WHERE status = 'growing'").rowcount
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """What is written within is committed as one, or not at all; one within another is part of that."""
+        with self._lock, _named_failure():
+            if self._db.in_transaction:
+                yield self._db
+                return
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk has rolled back by itself
+                    self._db.execute("ROLLBACK")
+                raise
 
     def close(self) -> None:
         with self._lock:
@@ -168,21 +186,9 @@ class Store:
     def _migrate(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         for number, migration in enumerate(MIGRATIONS[version:], version + 1):
-            with self._transaction() as db:
+            with self.transaction() as db:
                 migration(db)
                 db.execute(f"PRAGMA user_version = {number}")
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _named_failure():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                if self._db.in_transaction:  # a full disk has rolled back by itself
-                    self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
 
     def _one(self, query: str, *values: object) -> Any:
         with self._lock, _named_failure():
@@ -205,4 +211,5 @@ def _stored(row: tuple[Any, ...]) -> StoredMessage:
 
 
 def _json(value: object) -> str | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False)
+    # A fact that JSON does not know must not cost the answer that it came with.
+    return None if value is None else json.dumps(value, ensure_ascii=False, default=str)

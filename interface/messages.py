@@ -8,6 +8,7 @@ from typing import Any
 
 from configs.errors import ConfigError
 from engines.acquire import Progress
+from engines.base import Usage
 from engines.errors import AppError
 from engines.memory import MemoryPlan, Note
 from interface.i18n import Lang, seconds_text, t, texts
@@ -69,6 +70,12 @@ def plan_notes(notes: Iterable[Note] | Iterable[Mapping[str, Any]], lang: Lang) 
     """Reasons or remedies as sentences."""
     pairs = ((one.code, one.facts) if isinstance(one, Note) else (one["code"], one["facts"]) for one in notes)
     return [t(f"plan.{code}", lang, **facts) for code, facts in pairs]
+
+
+def left_out(usage: Usage, lang: Lang) -> str:
+    """That the oldest turns were left out of a prompt, if some were."""
+    key = "chat.left_out_one" if usage.turns_left_out == 1 else "chat.left_out"
+    return t(key, lang, count=usage.turns_left_out, context=usage.context) if usage.turns_left_out else ""
 
 
 def progress_text(progress: Progress, lang: Lang) -> str:

@@ -1,7 +1,7 @@
 """The models tab, and the line above a chat that says how its model is. Nothing here loads or plans by itself.
 
 Cards are HTML drawn from what the library, the runner and the downloads say at that moment; a timer redraws them while
-something is under way.
+something is under way, and now and then.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from interface.messages import explain, plan_notes, progress_text, sentences
 from interface.render import notice_html
 
 State = Literal["absent", "downloading", "ready", "loading", "loaded"]
-TICK = 1.0
+BUSY_TICK = 1.0
+IDLE_TICK = 5.0
+"""Seconds: models are also loaded from other pages, and unloaded when nobody asks, and other programs take memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class ModelEvents:
         views: list[Any] = []
         for spec in self._desk.library.catalogue.models:
             views += self._card(spec, lang)
-        return [*views, *self._chat_head(model, lang), gr.Timer(active=self._busy())]
+        return [*views, *self._chat_head(model, lang), gr.Timer(BUSY_TICK if self._busy() else IDLE_TICK)]
 
     def download(self, model: str) -> None:
         self._desk.downloads.start(model)
@@ -64,10 +66,10 @@ class ModelEvents:
 
     def load(self, model: str) -> None:
         """Starts loading, if the guard and the queue allow; the card tells the rest."""
-        self._desk.runner.load(model)
+        self._desk.loads.load(model)
 
     def unload(self, model: str) -> None:
-        self._desk.runner.unload(model)
+        self._desk.loads.unload(model)
 
     def offered(self, chosen: str) -> tuple[Any, ...]:
         """-> model, *its settings: the offered one if it is here; if not, its download begins."""
@@ -85,14 +87,15 @@ class ModelEvents:
         download = self._desk.downloads.of(model)
         if download is not None and download.running:
             return "downloading"
-        if status.loading == model:
-            return "loading"
         if any(one.model == model for one in status.engaged):
             return "loaded"
+        if status.loading == model or self._desk.loads.loading(model):
+            return "loading"
         return "ready" if self._desk.library.folder(model) is not None else "absent"
 
     def _busy(self) -> bool:
-        return self._desk.downloads.running or self._desk.runner.status().loading is not None
+        desk = self._desk
+        return desk.downloads.running or desk.loads.running or desk.runner.status().loading is not None
 
     def _plan(self, spec: ModelSpec) -> MemoryPlan:
         resident = [Resident(one.model, one.memory, one.pid) for one in self._desk.runner.status().engaged]
@@ -112,15 +115,12 @@ class ModelEvents:
         return next((one.memory for one in self._desk.runner.status().engaged if one.model == model), 0)
 
     def _news(self, model: str, lang: Lang) -> str:
-        """How its download goes, or how it ended, if not well."""
+        """How its download goes; or how that, or loading it, ended, if not well."""
         download = self._desk.downloads.of(model)
-        if download is None:
-            return ""
-        if download.error is not None:
-            return notice_html(explain(download.error, lang))
-        if download.running:
+        if download is not None and download.running:
             return progress_html(download.progress, lang)
-        return ""
+        error = self._desk.loads.error(model) or (download.error if download else None)
+        return "" if error is None or self._state(model) == "loaded" else notice_html(explain(error, lang))
 
     def _offered(self, chosen: str) -> ModelSpec | None:
         """What to offer someone who talks to a demo model: the first real one that fits here."""
@@ -164,7 +164,7 @@ def build(desk: Desk) -> list[Card]:
 def wire(desk: Desk, cards: list[Card], chat: ChatTab, tab: gr.Tab) -> None:
     """Connects the cards, the chat's head and the timer that keeps both fresh."""
     events = ModelEvents(desk)
-    timer = gr.Timer(TICK, active=False)
+    timer = gr.Timer(BUSY_TICK)
     shown = [part for card in cards for part in card.shown] + [chat.state, chat.offer, chat.take_offer, timer]
 
     def refreshed(event: Any) -> None:

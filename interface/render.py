@@ -1,8 +1,8 @@
 """Messages -> what Gradio's Chatbot shows, with everything a model or a person wrote visible as written.
 
 The Chatbot drops raw HTML that it holds unsafe, and with it a reply that is nothing else; it fetches images from
-anywhere, and takes any two dollars for a formula. So that markup is written as entities, outside code and formulas;
-the spelling with zeros is nobody else's, and `plain` (and theme.py's script, for what is copied) undoes it.
+anywhere, and takes any two dollars for a formula. So that markup is written as entities, outside code; a formula keeps
+its dollars. The spelling with zeros is nobody else's; `plain` (and theme.py's script, for what is copied) undoes it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,18 @@ LATEX = [
 
 ENTITIES = {char: f"&#{ord(char):05};" for char in "<&!$"}
 
-_MARKUP = re.compile(r"<(?=[A-Za-z/!?])|&(?=[A-Za-z#])|!(?=\[)|\$")
+_HTML = r"<(?=[A-Za-z/!?])|&(?=[A-Za-z#])"
+_MARKUP = re.compile(_HTML + r"|!(?=\[)|\$")
+_MARKUP_IN_FORMULA = re.compile(_HTML)
+# A formula that holds another's beginning is none: else each beginning without an end is searched to the text's end.
 _INLINE = re.compile(
-    r"(?P<ticks>(?<!`)`+(?!`))(?:(?!\n\s*\n).)+?(?<!`)(?P=ticks)(?!`)"  # code in a line
-    r"|\$\$.+?\$\$|\\\[.+?\\\]|\\\(.+?\\\)"  # formulas
+    r"(?P<code>(?P<ticks>(?<!`)`+(?!`))(?:(?!\n\s*\n).)+?(?<!`)(?P=ticks)(?!`))"
+    r"|\$\$.+?\$\$"
+    r"|(?<!\\)\\\[(?:(?!(?<!\\)\\\[).)+?\\\]|(?<!\\)\\\((?:(?!(?<!\\)\\\().)+?\\\)"
     r"|\$(?=\S)[^$\n]+?(?<=\S)\$(?!\d)",  # "$5 and $6" is none
     re.DOTALL,
 )
+_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 _BLOCKS = MarkdownIt("commonmark")
 
 
@@ -49,9 +54,15 @@ def plain(text: str) -> str:
     return text
 
 
+def closed(text: str) -> str:
+    """The text with an unfinished code block ended, so that what is put below it is not part of the code."""
+    last = _BLOCKS.parse(text + "\n\nbelow")[-1]
+    return f"{text}\n{last.markup}" if last.type == "fence" else text
+
+
 def _split_code(text: str) -> Iterator[tuple[bool, str]]:
     """The text in pieces: code blocks, finished or not, and what lies between them."""
-    lines = text.splitlines(keepends=True)
+    lines = _LINE.findall(text)  # Python's own splitlines knows more line ends than Markdown
     done = 0
     for token in _BLOCKS.parse(text):
         if token.type in ("fence", "code_block") and token.map:
@@ -66,9 +77,13 @@ def _written_out(text: str) -> str:
     parts: list[str] = []
     position = 0
     for found in _INLINE.finditer(text):
-        parts += [_as_entities(text[position : found.start()]), found[0]]
+        parts += [_as_entities(text[position : found.start()]), found[0] if found["code"] else _formula(found[0])]
         position = found.end()
     return "".join([*parts, _as_entities(text[position:])])
+
+
+def _formula(text: str) -> str:
+    return _MARKUP_IN_FORMULA.sub(lambda found: ENTITIES[found[0]], text)
 
 
 def _as_entities(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -12,14 +13,14 @@ from typing import TextIO
 from engines.acquire import Progress, acquire
 from engines.base import GenerationSettings, Message, Usage
 from engines.errors import AppError
-from engines.job import Delta, Loading
+from engines.job import Delta, Job, Loading
 from engines.library import Library
 from engines.memory import DeviceMemory
 from engines.probe import device_memory
 from engines.runner import Runner
 from engines.worker import Worker
 from interface.i18n import Lang, bytes_text, t
-from interface.messages import explain, plan_dict, plan_notes, progress_text
+from interface.messages import explain, left_out, plan_dict, plan_notes, progress_text
 
 # -- chat -------------------------------------------------------------------------------------------------------------
 
@@ -36,6 +37,10 @@ def chat(library: Library, lang: Lang) -> int:
         return talk.interactive() if sys.stdin.isatty() else talk.piped(sys.stdin.read())
     finally:
         runner.close()
+
+
+# What a model writes must not steer the terminal: C0 and C1 but for tabs and line ends.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class _Talk:
@@ -99,23 +104,37 @@ class _Talk:
         turns = [*self._turns, Message.of("user", question)]
         system = [Message.of("system", self._system)] if self._system else []
         job = self._runner.submit(self._spec.id, [*system, *turns], self._settings)
+        try:
+            usage = self._shown_to_the_end(job)
+        finally:
+            self._status("")
+            if job.text:
+                print()
+            # Also one that failed: the next answer is to know what was said.
+            self._turns = [*turns, Message.of("assistant", job.text)] if job.text else self._turns
+        for notice in (left_out(usage, self._lang), self._cut(usage)):
+            if notice:
+                print(notice, file=sys.stderr)
+
+    def _shown_to_the_end(self, job: Job) -> Usage:
         events = iter(job)
         while True:
             try:
-                event = next(events, None)
+                event = next(events)
                 if isinstance(event, Delta):
                     self._status("")
-                    print(event.text, end="", flush=True)
+                    print(_CONTROL.sub("", event.text), end="", flush=True)
                 elif isinstance(event, Loading):
                     self._status(t("terminal.loading", self._lang, title=self._spec.title))
-                elif isinstance(event, Usage) or event is None:
-                    break
+                elif isinstance(event, Usage):
+                    return event
             except KeyboardInterrupt:
                 job.cancel()
                 # A generator that was interrupted is finished: the rest is read by a new one.
                 events = (one for one in job.watch() if isinstance(one, Usage))
-        print()
-        self._turns = [*turns, Message.of("assistant", job.text)] if job.text else self._turns
+
+    def _cut(self, usage: Usage) -> str:
+        return t("chat.length_reached", self._lang) if usage.reason == "length" else ""
 
     def _status(self, line: str) -> None:
         """A line that the answer overwrites."""

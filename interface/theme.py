@@ -59,7 +59,7 @@ def translations() -> gr.I18n:
 _HEAD = """
 (() => {
   const fixed = LANG;
-  const wanted = fixed === "auto" ? (localStorage.getItem(COOKIE) || navigator.language || "en") : fixed;
+  const wanted = fixed === "auto" ? (navigator.language || "en") : fixed;
   const lang = wanted.toLowerCase().startsWith("zh") ? "zh-CN" : "en";
   Object.defineProperty(navigator, "language", { get: () => lang, configurable: true });
   Object.defineProperty(navigator, "languages", { get: () => [lang], configurable: true });

@@ -8,6 +8,7 @@ import os
 import pty
 import select
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -18,6 +19,7 @@ import psutil
 import pytest
 
 from configs.errors import ConfigError
+from interface.app import free_port
 from launch import Arguments, parse_args, parse_size
 from tools.served import ROOT, Served
 
@@ -35,6 +37,20 @@ def test_every_flag_of_serve() -> None:
         "host": "::1", "port": 0, "browser": False, "data": Path("/tmp/x"), "offline": True, "lang": "zh",
         "model": "internlm2-chat-1_8b",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        (["--fake", "chat"], "chat"),
+        (["--lang", "zh", "--data", "models", "chat", "--model", "plan"], "chat"),
+        (["--data=/tmp/x", "models", "get"], "models"),
+        (["--json", "plan", "m"], "plan"),
+        (["--model", "chat"], "serve"),
+    ],
+)
+def test_flags_may_stand_before_the_command(argv: list[str], command: str) -> None:
+    assert parse_args(argv).command == command
 
 
 def test_plan_takes_a_card_described_by_hand() -> None:
@@ -57,6 +73,12 @@ def test_sizes(text: str, size: int) -> None:
         (["chat", "--port", "1"], "config_unknown_flag", {"name": "--port"}),
         (["--port", "many"], "config_value", {}),
         (["plan", "x", "--memory", "much"], "config_value", {}),
+        (["plan", "x", "--memory", "-1GiB"], "config_value", {}),
+        (["plan", "x", "--memory", "1e999"], "config_value", {}),
+        (["plan", "x", "--total", "0"], "config_value", {}),
+        (["plan", "x", "--context", "-100000"], "config_value", {}),
+        (["plan", "x", "--context", "0"], "config_value", {}),
+        (["--fake", "caht"], "config_unknown_command", {"name": "caht", "nearest": "chat"}),
     ],
 )
 def test_what_is_wrong_on_the_command_line_is_named(argv: list[str], code: str, facts: dict[str, str]) -> None:
@@ -123,11 +145,12 @@ def test_piped_input_gets_the_answer_and_nothing_else(tmp_path: Path) -> None:
 class Terminal:
     """launch.py chat in a pseudo-terminal, typed at."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, **environ: str) -> None:
         self._side, theirs = pty.openpty()
         self.process = subprocess.Popen(
             [sys.executable, "launch.py", "chat", "--fake", "--data", str(data)],
-            cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | {"LANG": "C.UTF-8", "TERM": "dumb"},
+            cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs,
+            env=os.environ | {"LANG": "C.UTF-8", "TERM": "dumb"} | environ,
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is the terminal's
         )  # fmt: skip
@@ -212,6 +235,49 @@ def test_a_signal_ends_the_app_while_it_loads(tmp_path: Path, by: signal.Signals
         assert time.monotonic() < end
         time.sleep(0.02)
     assert app.stop(by) == 0 and "Traceback" not in app.output
+
+
+@pytest.mark.parametrize("load", ["fake:", "fake: hang"], ids=["answering", "loading"])
+def test_sigterm_ends_the_conversation_in_the_terminal(tmp_path: Path, load: str) -> None:
+    terminal = Terminal(tmp_path, FAKE_LOAD=load)
+    terminal.until("you> ")
+    terminal.type("fake: words=5000 delay=0.01\n")
+    terminal.until("Loading" if "hang" in load else "word5 ")
+    family = psutil.Process(terminal.process.pid).children(recursive=True)
+    terminal.process.send_signal(signal.SIGTERM)
+    assert terminal.close() == 0
+    assert not psutil.wait_procs(family, timeout=5)[1] and "Traceback" not in terminal.seen
+
+
+def test_sigterm_ends_the_terminal_that_waits_for_a_question(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path)
+    terminal.until("you> ")
+    terminal.waits()
+    terminal.process.send_signal(signal.SIGTERM)
+    assert terminal.close() == 0
+
+
+def test_an_address_that_is_not_ours_is_not_a_taken_port(tmp_path: Path) -> None:
+    for flags in ([], ["--port", "7860"]):
+        done = launch("--fake", "--no-browser", "--host", "192.0.2.7", *flags, data=tmp_path)
+        assert done.returncode == 2 and "192.0.2.7" in done.stderr and "Another program" not in done.stderr
+        assert done.stderr.count("\n") == 1 and done.stdout == ""
+
+
+def test_the_last_ports_are_looked_at_and_none_beyond() -> None:
+    with socket.socket() as last:
+        last.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        last.bind(("127.0.0.1", 65535))
+        last.listen()
+        assert free_port("127.0.0.1", 65535, exact=False) is None
+
+
+def test_a_data_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for command in ("serve", "chat", "models"):
+        done = launch(command, data=tmp_path / "file" / "data")
+        assert done.returncode == 2 and "The data folder cannot be written" in done.stderr
+        assert done.stderr.count("\n") == 1 and str(tmp_path) in done.stderr
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:

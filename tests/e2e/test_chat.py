@@ -8,6 +8,7 @@ import signal
 import sqlite3
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.e2e.conftest import OpenPage
@@ -44,12 +45,18 @@ def test_stop_keeps_what_was_said_and_the_next_question_works_at_once(fake: Serv
 
 def test_regenerate_edit_undo_and_a_new_chat(fake: Served, open_page: OpenPage) -> None:
     page = open_page(fake.url)
-    ask(page, "first question")
-    expect(answers(page).last).to_contain_text("first question")
+    ask(page, "fake: words=17")
+    expect(answers(page).last).to_contain_text("word16")
 
+    # A shorter answer shows that it is another one.
+    page.locator("#settings .toggle-button").click()
+    page.get_by_label("number input for Longest answer, in tokens").fill("16")
+    page.locator("#settings .toggle-button").click()
     page.get_by_label("Retry").last.click()
-    expect(page.locator("#status")).to_contain_text("tokens")
+    expect(answers(page).last).to_contain_text("The longest answer allowed was reached")
+    expect(answers(page).last).not_to_contain_text("word16")
     expect(answers(page)).to_have_count(1)
+    expect(questions(page)).to_have_count(1)
 
     page.get_by_label("Edit").first.click()
     page.locator("#chat textarea").fill("a better <b>question</b>")
@@ -75,6 +82,51 @@ def test_regenerate_edit_undo_and_a_new_chat(fake: Served, open_page: OpenPage) 
     expect(questions(page)).to_have_count(0)
     ask(page, "a fresh start")
     expect(questions(page)).to_have_count(1)
+
+
+def test_an_edit_on_a_page_that_is_behind_is_refused(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    ask(page, "one")
+    expect(page).to_have_url(re.compile(r"\?c="))
+    other = open_page(page.url)
+    expect(questions(other)).to_have_text(["one"])
+    other.get_by_label("Undo").last.click()
+    expect(questions(other)).to_have_count(0)
+    page.get_by_label("Edit").first.click()
+    page.locator("#chat textarea").fill("two")
+    page.get_by_label("Submit").first.click()
+    expect(page.locator("#notice")).to_contain_text("The conversation has changed")
+    expect(questions(page)).to_have_count(0)
+    settled(page)
+
+
+@pytest.mark.parametrize("leave", ["New chat", "Clear"])
+def test_a_new_chat_leaves_the_answer_that_is_growing(fake: Served, open_page: OpenPage, leave: str) -> None:
+    page = open_page(fake.url)
+    say(page, LONG)
+    expect(answers(page).last).to_contain_text("word3 ")
+    page.get_by_role("button", name=leave, exact=True).click()
+    settled(page)
+    expect(questions(page)).to_have_count(0)
+    expect(page).to_have_url(re.compile(r"/$"))
+    say(page, "something else")
+    # It waits for the answer that was left: were that one still followed, it would be drawn again by now.
+    expect(page.locator("#status")).to_contain_text("Waiting: 1 before you")
+    expect(questions(page)).to_have_text(["something else"])
+    expect(answers(page)).to_have_text(["something else"])
+    settled(page)
+    expect(questions(page)).to_have_text(["something else"])
+
+
+def test_what_cut_an_answer_short_is_not_part_of_its_code(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    page.locator("#settings .toggle-button").click()
+    page.get_by_label("number input for Longest answer, in tokens").fill("16")
+    page.locator("#settings .toggle-button").click()
+    ask(page, "```python\n" + " ".join(f"word{n}" for n in range(30)))
+    expect(answers(page).last.locator("pre")).to_contain_text("word14")
+    expect(answers(page).last.locator("em")).to_have_text("The longest answer allowed was reached.")
+    expect(answers(page).last.locator("pre")).not_to_contain_text("longest")
 
 
 def test_two_pages_ask_at_once_and_one_waits_with_its_position(fake: Served, open_page: OpenPage) -> None:

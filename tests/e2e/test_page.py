@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,22 @@ def test_markdown_code_and_formulas_are_rendered(fake: Served, open_page: OpenPa
     expect(reply.locator("p code").first).to_have_text("a<b>c")
     expect(reply.locator("pre code .token").first).to_be_visible()
     expect(reply.locator(".katex")).to_have_count(4)
+
+
+def test_line_ends_that_are_not_markdowns_hide_nothing(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    ask(page, "\u2028\u2028<iframe src='/'></iframe>\n```\ncode\n```")
+    expect(answers(page).last).to_contain_text("<iframe src='/'></iframe>")
+    expect(answers(page).last.locator("pre")).to_contain_text("code")
+
+
+def test_markup_in_a_formula_is_part_of_the_formula(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    ask(page, "See \\( a <script>b</script> \\) and $c<d$")
+    expect(answers(page).last).to_contain_text("See")
+    sources = answers(page).last.locator("annotation")
+    expect(sources.nth(0)).to_have_text("a <script>b</script>")
+    expect(sources.nth(1)).to_have_text("c<d")
 
 
 def test_copied_text_is_what_was_written(fake: Served, open_page: OpenPage) -> None:
@@ -164,6 +181,44 @@ def test_the_models_tab_says_what_fits_and_unloads_and_loads(fake: Served, open_
     expect(card.locator(".state")).to_have_text("here")
     page.get_by_role("button", name="Load", exact=True).first.click()
     expect(card.locator(".state")).to_have_text("loaded")
+
+
+def test_a_load_behind_an_answer_shows_when_it_is_done(fake: Served, open_page: OpenPage) -> None:
+    one, two = open_page(fake.url), open_page(fake.url)
+    two.get_by_role("tab", name="Models").click()
+    card = two.locator("#card-internlm2-chat-1_8b")
+    unload = two.get_by_role("button", name="Unload")
+    while unload.count():
+        shown = unload.count()
+        unload.first.click()
+        expect(unload).to_have_count(shown - 1)
+    say(one, "fake: words=2000 delay=0.02")
+    expect(answers(one).last).to_contain_text("word3 ")
+    two.get_by_role("button", name="Load", exact=True).last.click()
+    expect(card.locator(".state")).to_have_text("loading")
+    one.get_by_role("button", name="Stop", exact=True).click()
+    expect(card.locator(".state")).to_have_text("loaded")
+
+
+def test_a_load_that_fails_says_why_on_its_card(tmp_path: Path, open_page: OpenPage) -> None:
+    app = Served(tmp_path, "--fake", environ={"FAKE_LOAD": "fake: die=SIGKILL"})
+    page = open_page(app.url)
+    page.get_by_role("tab", name="Models").click()
+    page.get_by_role("button", name="Load", exact=True).last.click()
+    expect(page.locator("#card-internlm2-chat-1_8b")).to_contain_text("The engine stopped")
+    expect(page.locator("#card-internlm2-chat-1_8b .state")).to_have_text("here")
+    page.context.close()
+    assert app.stop() == 0, app.output
+
+
+def test_the_state_above_the_chat_follows_an_idle_unload(tmp_path: Path, open_page: OpenPage) -> None:
+    app = Served(tmp_path, "--fake", environ={"SHUSHENG_IDLE_UNLOAD": "3"})
+    page = open_page(app.url)
+    ask(page, "load it")
+    expect(page.locator("#model-state .state")).to_have_text("loaded")
+    expect(page.locator("#model-state .state")).to_have_text("here")
+    page.context.close()
+    assert app.stop() == 0, app.output
 
 
 def test_the_demo_model_offers_the_real_one(fake: Served, open_page: OpenPage) -> None:

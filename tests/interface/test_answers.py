@@ -11,9 +11,11 @@ import pytest
 
 from configs.load import load_catalogue, load_config
 from engines.base import GenerationSettings
-from engines.errors import StillAnswering
+from engines.errors import ConversationMoved, EngineFailed, HistoryUnavailable, StillAnswering
+from engines.job import Delta, Event, Job
 from engines.library import Library
 from interface.desk import Desk
+from interface.history import Store
 
 MODEL = "smollm2-135m-instruct"
 SETTINGS = GenerationSettings(max_new_tokens=30_000)
@@ -120,19 +122,112 @@ def test_closing_writes_what_was_said(tmp_path: Path) -> None:
     assert answer is not None
     until(lambda: answer.job.text)
     desk.close()
-    from interface.history import Store
-
     store = Store(tmp_path / "conversations.sqlite3")
     assert store.path(id)[-1].status == "stopped" and store.path(id)[-1].text.startswith("word0 ")
     store.close()
 
 
-def test_a_disk_that_cannot_be_written_does_not_stop_the_answer(desk: Desk, id: str) -> None:
+def broken_disk(desk: Desk, broken: bool = True) -> None:
+    desk.store._db.execute(f"PRAGMA query_only = {int(broken)}")
+
+
+def test_an_answer_that_cannot_be_saved_is_kept_and_saved_when_it_can_be(desk: Desk, id: str) -> None:
     desk.answers.ask(id, "fake: words=5 prefill=0.5")
-    desk.store._db.execute("PRAGMA query_only = 1")
+    broken_disk(desk)
     answered(desk, id)
+    kept = desk.answers.path(id)[-1]
+    assert (kept.text, kept.status) == ("word0 word1 word2 word3 word4 ", "complete")
     assert desk.answers.unsaved is not None and desk.answers.unsaved.code == "history_unavailable"
-    desk.store._db.execute("PRAGMA query_only = 0")
-    desk.answers.again(id)
+    assert desk.store.path(id)[-1].text == ""
+    broken_disk(desk, False)
+    assert desk.answers.path(id)[-1] == kept == desk.store.path(id)[-1] and desk.answers.unsaved is None
+
+
+def test_an_answer_that_was_not_saved_is_part_of_the_next_prompt_and_written_at_the_end(tmp_path: Path) -> None:
+    desk = Desk.open(Library(load_config({"data": tmp_path}, {}), load_catalogue(), fake=True))
+    id = desk.store.create(MODEL, "", SETTINGS)
+    desk.answers.ask(id, "fake: words=2 prefill=0.5")
+    broken_disk(desk)
     answered(desk, id)
-    assert desk.answers.unsaved is None and desk.store.path(id)[-1].status == "complete"
+    with pytest.raises(HistoryUnavailable):
+        desk.answers.ask(id, "next")
+    broken_disk(desk, False)
+    desk.answers.ask(id, "next")
+    answer = desk.answers.of(id)
+    assert answer is not None and [one.text for one in answer.job.messages][1:] == ["word0 word1 ", "next"]
+    answered(desk, id)
+    desk.close()
+    store = Store(tmp_path / "conversations.sqlite3")
+    assert [one.text for one in store.path(id)][1:] == ["word0 word1 ", "next", "next "]
+    store.close()
+
+
+@pytest.mark.parametrize("fails", ["add", "configure", "conversation"])
+def test_a_question_that_cannot_be_committed_changes_nothing(
+    desk: Desk, id: str, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    desk.answers.ask(id, "one")
+    answered(desk, id)
+    before, held = desk.store.path(id), desk.store.conversation(id)
+    work = getattr(desk.store, fails)
+
+    def full(*given: object) -> object:
+        if fails != "add" or "assistant" in given:
+            raise HistoryUnavailable(detail="full")
+        return work(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(desk.store, fails, full)
+        new = ("internlm2-chat-1_8b", "Be brief.", SETTINGS)
+        for change in (
+            lambda: desk.answers.ask(id, "two", new),
+            lambda: desk.answers.again(id, new),
+            lambda: desk.answers.rewrite(id, before[0].id, "two", new),
+        ):
+            with pytest.raises(HistoryUnavailable):
+                change()
+    assert desk.store.path(id) == before and desk.store.conversation(id) == held
+    status = desk.runner.status()
+    assert desk.answers.of(id) is None and (status.running, status.waiting) == (0, 0)
+
+
+def test_what_is_refused_does_not_change_what_the_conversation_is_held_with(desk: Desk, id: str) -> None:
+    desk.answers.ask(id, "fake: words=100000 delay=0.01")
+    held = desk.store.conversation(id)
+    for change in (lambda new: desk.answers.ask(id, "two", new), lambda new: desk.answers.again(id, new)):
+        with pytest.raises(StillAnswering):
+            change(("internlm2-chat-1_8b", "Be brief.", SETTINGS))
+    assert desk.store.conversation(id) == held
+
+
+def test_only_a_question_that_is_still_there_can_be_rewritten(desk: Desk, id: str) -> None:
+    desk.answers.ask(id, "one")
+    answered(desk, id)
+    question, answer = desk.store.path(id)
+    with pytest.raises(ConversationMoved):
+        desk.answers.rewrite(id, answer.id, "two")
+    desk.answers.undo(id)
+    for change in (lambda: desk.answers.rewrite(id, question.id, "two"), lambda: desk.answers.again(id)):
+        with pytest.raises(ConversationMoved):
+            change()
+    assert desk.store.path(id) == []
+
+
+@pytest.mark.parametrize("error", [EngineFailed(model=MODEL, stage="answer", kind={1}), RuntimeError("unforeseen")])
+def test_no_failure_leaves_a_conversation_still_answering(
+    desk: Desk, id: str, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def watch(job: Job) -> Iterator[Event]:
+        yield Delta("half ")
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Job, "watch", watch)
+        desk.answers.ask(id, "one")
+        answered(desk, id)
+    last = desk.store.path(id)[-1]
+    assert (last.text, last.status) == ("half ", "failed")
+    assert last.error and last.error["code"] == getattr(error, "code", "internal")
+    desk.answers.ask(id, "two")
+    answered(desk, id)
+    assert desk.store.path(id)[-1].text == "two "

@@ -1,0 +1,84 @@
+"""The models tab's cards, for loads that end badly, wait, or are refused; with the scripted engine."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from configs.load import load_catalogue, load_config
+from engines.base import GenerationSettings
+from engines.library import Library
+from interface.desk import Desk
+from interface.models import BUSY_TICK, IDLE_TICK, ModelEvents
+
+SMALL, LARGE = load_catalogue().ids
+REQUEST = gr.Request(headers={}, cookies={})
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    config = load_config({"data": tmp_path}, {})
+    config = replace(config, limits=replace(config.limits, max_waiting=1))
+    desk = Desk.open(Library(config, load_catalogue(), fake=True))
+    yield desk
+    desk.close()
+
+
+def until(condition: Callable[[], object], seconds: float = 15) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the condition was not reached"
+        time.sleep(0.01)
+
+
+def card(desk: Desk) -> str:
+    """The small model's card."""
+    return html.unescape(ModelEvents(desk).refresh(REQUEST, SMALL)[0])
+
+
+def tick(desk: Desk) -> float:
+    return float(ModelEvents(desk).refresh(REQUEST, SMALL)[-1].value)
+
+
+def answering(desk: Desk) -> str:
+    """A conversation whose answer keeps the engine busy."""
+    conversation = desk.store.create(LARGE, "", GenerationSettings(max_new_tokens=30_000))
+    desk.answers.ask(conversation, "fake: words=100000 delay=0.01")
+    until(lambda: desk.runner.status().engaged)
+    return conversation
+
+
+def test_a_load_that_fails_says_why_until_one_succeeds(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_LOAD", "fake: die=SIGKILL")
+    ModelEvents(desk).load(SMALL)
+    until(lambda: not desk.loads.running)
+    assert "The engine stopped." in card(desk) and "here" in card(desk)
+    monkeypatch.delenv("FAKE_LOAD")
+    ModelEvents(desk).load(SMALL)
+    until(lambda: not desk.loads.running)
+    assert "loaded" in card(desk) and "The engine stopped" not in card(desk)
+
+
+def test_a_load_that_waits_is_loading_and_keeps_the_page_awake(desk: Desk) -> None:
+    conversation = answering(desk)
+    assert tick(desk) == IDLE_TICK
+    ModelEvents(desk).load(SMALL)
+    assert "state loading" in card(desk) and tick(desk) == BUSY_TICK
+    answer = desk.answers.of(conversation)
+    assert answer is not None
+    answer.job.cancel()
+    until(lambda: not desk.loads.running)
+    assert "state loaded" in card(desk) and tick(desk) == IDLE_TICK
+
+
+def test_a_load_that_the_queue_refuses_says_so(desk: Desk) -> None:
+    answering(desk)
+    desk.runner.unload(LARGE)
+    ModelEvents(desk).load(SMALL)
+    assert "Too many are waiting" in card(desk) and "state ready" in card(desk)
