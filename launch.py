@@ -49,13 +49,15 @@ class Arguments:
     memory: int | None = None
     total: int | None = None
     context: int | None = None
-    force: bool = False
+    backend: str | None = None
+    force: bool | None = None
+    explain: bool = False
     json: bool = False
 
     @property
     def overrides(self) -> dict[str, object]:
         """What goes before configuration, by its keys."""
-        keys = ("host", "port", "browser", "data", "offline", "lang", "model")
+        keys = ("host", "port", "browser", "data", "offline", "lang", "model", "backend", "force")
         return {key: getattr(self, key) for key in keys}
 
 
@@ -111,6 +113,10 @@ def _parser(command: str) -> _Parser:
     add("--lang", choices=("auto", "en", "zh"), help="language of the page and the terminal")
     add("--offline", action="store_true", default=None, help="never ask the network for a model")
     add("--fake", action="store_true", default=None, help="answer with the scripted engine, to try the app itself")
+    if command != "models":
+        backends = ("auto", "turbomind", "pytorch", "native")
+        add("--backend", choices=backends, help="engine for image models; auto lets the guard choose")
+        add("--force", action="store_true", default=None, help="load against the guard's word")
     if command in ("serve", "chat"):
         add("--model", help="the model to start with")
     if command == "serve":
@@ -122,7 +128,7 @@ def _parser(command: str) -> _Parser:
         add("--memory", type=parse_size, metavar="SIZE", help="plan for a card with so much free memory, e.g. 7.4GiB")
         add("--total", type=parse_size, metavar="SIZE", help="that card's whole memory")
         add("--context", type=parse_count, metavar="TOKENS", help="tokens of conversation to make room for")
-        add("--force", action="store_true", default=None, help="plan a load that the guard refuses")
+        add("--explain", action="store_true", default=None, help="add what was measured on this machine")
         add("--json", action="store_true", default=None, help="print one JSON object, sizes in bytes")
     if command == "models":
         add("target", nargs="?", choices=("get",), help="get: download a model")
@@ -182,7 +188,7 @@ def _run(arguments: Arguments, library: Library, lang: Lang) -> int:
         case "plan":
             given = arguments
             return terminal.plan(
-                library, given.target or "", given.memory, given.total, given.context, given.force, given.json, lang
+                library, given.target or "", given.memory, given.total, given.context, given.explain, given.json, lang
             )
         case "models" if arguments.target == "get":
             return terminal.get(library, arguments.model_argument or library.config.models.model, lang)

@@ -223,7 +223,7 @@ class _Stream:
         self.reason = "length" if self._end.reason == "length" else "stop"
 
     def stop(self) -> None:
-        """Aborts, again and again, until the engine has let go: before it has taken the request up, it does not hear."""
+        """Aborts until the engine has let go: before it has taken the request up, it does not hear an abort."""
         while self._end is None:
             self._run(self._session.async_abort())
             deadline = time.monotonic() + ABORT_EVERY

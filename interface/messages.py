@@ -61,7 +61,18 @@ def plan_dict(plan: MemoryPlan) -> dict[str, Any]:
         "remedies": [{"code": note.code, "facts": dict(note.facts)} for note in plan.remedies],
         "device": {"name": device.name, "kind": device.kind, "total": device.total, "free": device.free},
         "need": asdict(plan.need) | {"total": plan.need.total},
-        "settings": asdict(plan.settings),
+        "settings": {
+            "backend": plan.settings.backend,
+            "device": plan.settings.device,
+            "dtype": plan.settings.dtype,
+            "quantization": plan.settings.quantization,
+            "cache_max_entry_count": round(plan.settings.kv_ratio(device.free), 4) if plan.settings.kv_bytes else 0,
+            "session_len": plan.settings.context,
+            "max_batch_size": plan.settings.max_batch,
+            "max_prefill_token_num": plan.settings.prefill_chunk,
+            "quant_policy": 0 if plan.settings.kv_bits == 16 else plan.settings.kv_bits,
+            "max_tiles": plan.settings.max_tiles,
+        },
         "forced": plan.forced,
     }
 

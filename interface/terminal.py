@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TextIO
 
 from engines.acquire import Progress, acquire
@@ -15,7 +16,7 @@ from engines.base import GenerationSettings, Message, Usage
 from engines.errors import AppError
 from engines.job import Delta, Job, Loading
 from engines.library import Library
-from engines.memory import DeviceMemory
+from engines.memory import DeviceMemory, MemoryPlan
 from engines.probe import device_memory
 from engines.runner import Runner
 from engines.worker import Worker
@@ -147,30 +148,53 @@ class _Talk:
 
 
 def plan(
-    library: Library, model: str, memory: int | None, total: int | None, context: int | None, force: bool,
+    library: Library, model: str, memory: int | None, total: int | None, context: int | None, explained: bool,
     as_json: bool, lang: Lang,
 ) -> int:  # fmt: skip
-    """Prints what the guard says, here or of a card described by `memory` and `total`; 0 to load, 3 not to."""
+    """Prints what the guard says, here or of a card described by `memory` and `total`; 0 to load, 3 not to.
+
+    `explained` adds what was measured on this machine, from which the next plans start.
+    """
     device = _described(memory, total) if memory is not None or total is not None else None
-    planned = library.plan(model, (), device, context, force)
+    planned = library.plan(model, (), device, context)
     if as_json:
         words = {"reasons": plan_notes(planned.reasons, lang), "remedies": plan_notes(planned.remedies, lang)}
         print(json.dumps(plan_dict(planned) | words, ensure_ascii=False, indent=2))
     else:
-        print(f"{planned.model}: {t(f'plan.verdict_{planned.verdict}', lang)}")
-        print(t("plan.device", lang, name=planned.device.name, free=planned.device.free, total=planned.device.total))
-        need = planned.need
-        for name, size in (
-            ("weights", need.weights), ("kv_cache", need.kv_cache), ("vision", need.vision),
-            ("workspace", need.workspace), ("runtime", need.context), ("total", need.total),
-        ):  # fmt: skip
-            if size:
-                print(f"  {bytes_text(size):>10}  {t(f'plan.{name}', lang)}")
-        settings = planned.settings
-        print(t("plan.settings", lang, dtype=settings.dtype, device=settings.device, context=settings.context))
-        for line in (*plan_notes(planned.reasons, lang), *plan_notes(planned.remedies, lang)):
-            print(f"- {line}")
+        for line in (*_plan_lines(planned, lang), *(_learned(library, planned, lang) if explained else ())):
+            print(line)
     return 0 if planned.verdict == "load" else 3
+
+
+def _plan_lines(plan: MemoryPlan, lang: Lang) -> Iterator[str]:
+    device, need, settings = plan.device, plan.need, plan.settings
+    yield f"{plan.model}: {t(f'plan.verdict_{plan.verdict}', lang)}"
+    yield t("plan.device", lang, name=device.name, free=device.free, total=device.total)
+    for name, size in (
+        ("weights", need.weights), ("kv_cache", need.kv_cache), ("vision", need.vision),
+        ("workspace", need.workspace), ("runtime", need.context), ("total", need.total),
+    ):  # fmt: skip
+        if size:
+            yield f"  {bytes_text(size):>10}  {t(f'plan.{name}', lang)}"
+    yield t("plan.settings", lang, dtype=settings.dtype, device=settings.device, context=settings.context)
+    if settings.max_tiles:
+        facts = asdict(settings) | {"ratio": f"{settings.kv_ratio(device.free):.3f}"}
+        yield t("plan.settings_vision", lang, **facts)
+    yield from (f"- {line}" for line in plan_notes((*plan.reasons, *plan.remedies), lang))
+    if plan.forced:
+        yield f"- {t('plan.forced', lang)}"
+
+
+def _learned(library: Library, plan: MemoryPlan, lang: Lang) -> Iterator[str]:
+    """What loads of the model took on this device before."""
+    seen = library.measured(plan.model, plan.device.name)
+    for backend, one in seen.items():
+        yield t(
+            "plan.learned", lang,
+            backend=backend, planned=one.planned, held=one.held, context=max(0, one.context),
+        )  # fmt: skip
+    if not seen:
+        yield t("plan.learned_nothing", lang)
 
 
 def _described(memory: int | None, total: int | None) -> DeviceMemory:

@@ -35,7 +35,7 @@ from engines.wire import Load
 from engines.worker import Worker
 
 SETTINGS = GenerationSettings(max_new_tokens=30_000)
-SMALL, LARGE = load_catalogue().ids
+SMALL, LARGE = load_catalogue().ids[:2]
 CARD = DeviceMemory("card", "cuda", 8 * GIB, 8 * GIB, 32 * GIB, 32 * GIB)
 
 
