@@ -45,6 +45,8 @@ class LMDeployEngine:
         if settings.backend == "turbomind":
             # Weights pass through torch's allocator into TurboMind's: what torch kept would be held twice.
             os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
+        # Its look at the machine is a process of its own: half a GiB of the card, and our configuration unknown there.
+        os.environ["LMDEPLOY_ENABLE_CHECK_ENV"] = "0"
         stage("libraries")
         import lmdeploy
 
@@ -121,7 +123,10 @@ class LMDeployEngine:
         if given.backend == "pytorch":
             blocks = given.context // 64 + 1
             return self._lmdeploy.PytorchEngineConfig(
-                **common, cache_max_entry_count=0.9, num_gpu_blocks=blocks, eager_mode=True
+                **common,
+                cache_max_entry_count=0.9,
+                num_gpu_blocks=blocks,
+                cudagraph_capture_batch_sizes=[given.max_batch],
             )
         return self._lmdeploy.TurbomindEngineConfig(
             **common,

@@ -1,17 +1,29 @@
-"""Holds all memory of the card but so many GiB until its stdin closes: the rest then behaves as a small card.
+"""Holds memory of the card so that others find it small. Reads lines, each a number of GiB to leave free, and answers.
 
-Usage: python ballast.py GIB. Prints a line when it holds.
+Ends when its stdin does. Usage: python ballast.py
 """
 
 from __future__ import annotations
 
+import os
 import sys
+
+os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"  # what is let go is to be free at once
 
 import torch
 
-wanted = float(sys.argv[1]) * 2**30
+PIECE = 64 * 2**20
 held = [torch.zeros(1, device="cuda")]
-while (spare := torch.cuda.mem_get_info()[0] - wanted) > 2**21:
-    held.append(torch.empty(int(min(spare, 8 * 2**30)), dtype=torch.uint8, device="cuda"))
-print("holds", flush=True)
-sys.stdin.read()
+
+
+def spare(wanted: float) -> int:
+    return int(torch.cuda.mem_get_info()[0] - wanted)
+
+
+for line in sys.stdin:
+    wanted = float(line) * 2**30
+    while spare(wanted) < 0 and len(held) > 1:
+        held.pop()
+    while (left := spare(wanted)) > 2**21:
+        held.append(torch.empty(min(left, PIECE if left < 2**30 else 2**30), dtype=torch.uint8, device="cuda"))
+    print("holds", flush=True)

@@ -9,34 +9,23 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from configs.load import load_catalogue, load_config
 from engines.base import GenerationSettings, Message, Usage
 from engines.errors import EngineDied
 from engines.job import Delta, Job
-from engines.library import Library
 from engines.memory import GIB, MIB
 from engines.probe import device_memory
 from engines.runner import Runner
-from engines.worker import Worker
+from tests.gpu.card import card_with, freed, row, running
 from tests.gpu.checkpoint import make
 
 pytestmark = pytest.mark.gpu
 MODEL = "internlm2-chat-1_8b"
-
-
-def row(*cells: object) -> None:
-    """A line for the table in docs/, printed at once."""
-    print("\n| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
 
 
 @pytest.fixture(scope="module")
@@ -44,37 +33,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("models")
     make(root / MODEL)
     yield root
-
-
-@contextmanager
-def card_with(free: float) -> Iterator[None]:
-    """Leaves `free` GiB of the card to the others."""
-    ballast = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("ballast.py")), str(free)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert ballast.stdout is not None and ballast.stdin is not None
-    assert ballast.stdout.readline().strip() == "holds"
-    try:
-        yield
-    finally:
-        ballast.stdin.close()
-        ballast.wait(30)
-        ballast.stdout.close()
-
-
-@contextmanager
-def running(models: Path, tmp_path: Path) -> Iterator[tuple[Library, Runner]]:
-    config = load_config({"data": tmp_path}, {})
-    config = replace(config, models=replace(config.models, folders=(models,)))
-    library = Library(config, load_catalogue())
-    runner = Runner(library, config.limits, lambda: Worker(tmp_path / "engine.log"))
-    try:
-        yield library, runner
-    finally:
-        assert runner.close()
-        if (log := tmp_path / "engine.log").exists():
-            print(log.read_text(errors="replace")[-1500:])
 
 
 def ask(runner: Runner, tokens: int, new: int = 64, turns: list[str] | None = None) -> Job:
@@ -133,17 +91,6 @@ def test_memory_comes_back_after_a_kill_and_after_an_unload(models: Path, tmp_pa
         usage_of(ask(runner, 100))
         runner.unload(MODEL).result()
         assert freed(start), "after an unload"
-
-
-def freed(start: int) -> bool:
-    return until(lambda: device_memory().free > start - 64 * MIB)
-
-
-def until(condition: Callable[[], bool], seconds: float = 10) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    return condition()
 
 
 def test_stop_at_random_moments(models: Path, tmp_path: Path) -> None:
