@@ -171,9 +171,14 @@ class Terminal:
         os.write(self._side, text.encode())
 
     def waits(self) -> None:
-        """Until it sleeps in the read: a signal just before that would be seen only with the next key."""
-        while psutil.Process(self.process.pid).status() != psutil.STATUS_SLEEPING:
-            time.sleep(0.01)
+        """Until its main thread sleeps in the read: a signal just before that would be seen only with the next key.
+
+        It may sleep for a moment elsewhere, so two looks have to find it where it was.
+        """
+        process, before = psutil.Process(self.process.pid), None
+        while (now := (process.status(), process.num_ctx_switches())) != before or now[0] != psutil.STATUS_SLEEPING:
+            before = now
+            time.sleep(0.1)
 
     def close(self) -> int:
         code = self.process.wait(20)
