@@ -197,6 +197,8 @@ def _run(arguments: Arguments, library: Library, lang: Lang) -> int:
         case "chat":
             # What it raises runs every `finally` on the way out: the answer is cut and its worker ended.
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+            # A shell that starts it in the background has Ctrl-C ignored, and Python leaves that as it is.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             return terminal.chat(library, lang)
         case _:
             return serve(library, lang, exact_port=arguments.port is not None)

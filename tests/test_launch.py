@@ -142,6 +142,12 @@ def test_piped_input_gets_the_answer_and_nothing_else(tmp_path: Path) -> None:
     assert launch("chat", "--fake", data=tmp_path, stdin="\n").stdout == ""
 
 
+def _in_the_background_of_a_terminal() -> None:
+    """In the child: Ctrl-C is its terminal's, and ignored, as a shell leaves it to what it starts with "&"."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class Terminal:
     """launch.py chat in a pseudo-terminal, typed at."""
 
@@ -152,7 +158,7 @@ class Terminal:
             cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs,
             env=os.environ | {"LANG": "C.UTF-8", "TERM": "dumb"} | environ,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is the terminal's
+            preexec_fn=_in_the_background_of_a_terminal,
         )  # fmt: skip
         os.close(theirs)
         self.seen = ""
@@ -171,9 +177,14 @@ class Terminal:
         os.write(self._side, text.encode())
 
     def waits(self) -> None:
-        """Until it sleeps in the read: a signal just before that would be seen only with the next key."""
-        while psutil.Process(self.process.pid).status() != psutil.STATUS_SLEEPING:
-            time.sleep(0.01)
+        """Until its main thread sleeps in the read: a signal just before that would be seen only with the next key.
+
+        It may sleep for a moment elsewhere, so two looks have to find it where it was.
+        """
+        process, before = psutil.Process(self.process.pid), None
+        while (now := (process.status(), process.num_ctx_switches())) != before or now[0] != psutil.STATUS_SLEEPING:
+            before = now
+            time.sleep(0.1)
 
     def close(self) -> int:
         code = self.process.wait(20)
