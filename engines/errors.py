@@ -5,6 +5,9 @@ AppError
     PromptTooLong           tokens, limit
     SettingOutOfRange       name, value, low, high
     StillAnswering          (a conversation has one answer at a time)
+    ImageRejected           name, reason (gone | empty | too_many_bytes | too_large | too_thin | not_an_image |
+                            foreign | damaged), and the reason's numbers
+    TooManyImages           images, limit
   ModelError              something is wrong with a model's files
     ModelUnknown            model, nearest
     ModelMissing            model, tried (nothing could be had from any source)
@@ -63,6 +66,14 @@ class SettingOutOfRange(InputError):
 
 class StillAnswering(InputError):
     code = "still_answering"
+
+
+class ImageRejected(InputError):
+    code = "image_rejected"
+
+
+class TooManyImages(InputError):
+    code = "too_many_images"
 
 
 class ModelError(AppError):
