@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from engines.base import Message, Usage
+from engines.base import ImagePart, Message, Usage
 from engines.errors import AppError, Busy, HistoryUnavailable, StillAnswering
 from engines.job import Delta, Job
 from engines.runner import Runner
-from interface.history import Status, Store
+from interface.history import Status, Store, StoredMessage
 from interface.messages import record
 
 log = logging.getLogger(__name__)
@@ -48,14 +49,14 @@ class Answers:
         with self._lock:
             return self._growing.get(conversation or "")
 
-    def ask(self, conversation: str, text: str) -> None:
+    def ask(self, conversation: str, text: str, images: Sequence[ImagePart] = ()) -> None:
         """Commits the question, then starts its answer; a full queue is written down as the answer's failure.
 
         Raises StillAnswering or HistoryUnavailable, and then nothing has changed. So do the next three.
         """
         with self._lock:
             self._refuse_second(conversation)
-            self.store.add(conversation, "user", text)
+            self.store.add(conversation, "user", text, images=images)
             self._start(conversation)
 
     def again(self, conversation: str) -> None:
@@ -68,23 +69,23 @@ class Answers:
             if path:
                 self._start(conversation)
 
-    def rewrite(self, conversation: str, message: int, text: str) -> None:
-        """Puts `text` in the place of a question and answers that; the earlier branch stays in the store."""
+    def rewrite(self, conversation: str, message: int, text: str, images: Sequence[ImagePart] = ()) -> None:
+        """Puts another question in the place of one and answers that; the earlier branch stays in the store."""
         with self._lock:
             self._refuse_second(conversation)
             self.store.rewind(conversation, message)
-            self.store.add(conversation, "user", text)
+            self.store.add(conversation, "user", text, images=images)
             self._start(conversation)
 
-    def undo(self, conversation: str) -> str:
-        """Takes the last question, and what answered it, out of what is shown; returns its text."""
+    def undo(self, conversation: str) -> StoredMessage | None:
+        """Takes the last question, and what answered it, out of what is shown; returns the question."""
         with self._lock:
             self._refuse_second(conversation)
             for one in reversed(self.store.path(conversation)):
                 if one.role == "user":
                     self.store.rewind(conversation, one.id)
-                    return one.text
-            return ""
+                    return one
+            return None
 
     def close(self, timeout: float = 5.0) -> None:
         """Waits until every answer has been written; the runner has been closed before."""

@@ -68,7 +68,7 @@ class ChatEvents:
     def undo(self, request: gr.Request, conversation: str) -> tuple[Any, str]:
         """-> prompt, notice. Takes the last question back into the box."""
         question, notice = self._noticed(lambda: self._desk.answers.undo(conversation), request)
-        return (gr.skip(), notice) if notice else (question, "")
+        return (gr.skip(), notice) if notice else (question.text if question else "", "")
 
     def example(self, choice: gr.SelectData) -> str:
         """-> prompt."""

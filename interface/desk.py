@@ -15,6 +15,7 @@ from interface.answers import Answers
 from interface.downloads import Downloads
 from interface.history import Store
 from interface.i18n import Lang, lang_of
+from interface.uploads import Uploads
 
 LANG_COOKIE = "shusheng_lang"
 
@@ -32,15 +33,18 @@ class Desk:
     store: Store
     answers: Answers
     downloads: Downloads
+    uploads: Uploads
 
     @classmethod
     def open(cls, library: Library) -> Desk:
         """The parts of an app that works on `library`'s data folder."""
         config = library.config
         runner = Runner(library, config.limits, lambda: Worker(config.data / "logs" / "engine.log"))
-        store = Store(config.data / "conversations.sqlite3")
+        images = config.data / "images"
+        store = Store(config.data / "conversations.sqlite3", images)
         store.settle()
-        return cls(config, library, runner, store, Answers(runner, store), Downloads(library))
+        uploads = Uploads(config.uploads, config.data / "uploads", images)
+        return cls(config, library, runner, store, Answers(runner, store), Downloads(library), uploads)
 
     def start(self) -> None:
         """Gets the first model ready, so that the first question does not wait for it."""
