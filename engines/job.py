@@ -73,8 +73,9 @@ class Job:
         settings: GenerationSettings = GenerationSettings(),
         owner: str = "",
         on_cancel: Callable[[Job], None] = lambda job: None,
+        force: bool = False,
     ) -> None:
-        self.kind, self.model, self.owner = kind, model, owner
+        self.kind, self.model, self.owner, self.force = kind, model, owner, force
         self.messages, self.settings = tuple(messages), settings
         self.created = time.monotonic()
         self._on_cancel = on_cancel
@@ -106,6 +107,12 @@ class Job:
     @property
     def ended(self) -> bool:
         return self._end is not None
+
+    @property
+    def now_at(self) -> Event | AppError:
+        """What it is doing at this moment, or how it ended."""
+        with self._changed:
+            return self._restated(self._state) if self._end is None else self._end
 
     def __iter__(self) -> Iterator[Event]:
         """Every event from the start: what the job is doing, each Delta, at last Usage or Ready. Raises AppError.

@@ -50,7 +50,11 @@ class Library:
         device = device or device_memory(frozenset(one.pid for one in resident))
         return plan_load(self.spec(model), device, resident, wishes, self.catalogue.models)
 
-    def admit(self, model: str, resident: Sequence[Resident]) -> tuple[MemoryPlan, Load]:
+    def load_seconds(self, model: str) -> float | None:
+        """Seconds that the last load of this model took here, if there was one."""
+        return None
+
+    def admit(self, model: str, resident: Sequence[Resident], force: bool = False) -> tuple[MemoryPlan, Load]:
         """The plan and the load that follows it.
 
         Raises ModelMissing(model), NotEnoughMemory(plan), or what is wrong with a folder of the person's own.
@@ -61,7 +65,7 @@ class Library:
             for own in own_folders(spec, self.config):
                 sound(own, spec)
             raise ModelMissing(model=model, tried=())
-        plan = self.plan(model, resident)
+        plan = self.plan(model, resident, force=force)
         if self.fake:
             plan = replace(plan, verdict="load", settings=replace(plan.settings, backend="fake"), evict=())
         if plan.verdict == "refuse":

@@ -45,7 +45,7 @@ class WorkerHandle(Protocol):
 class Library(Protocol):
     """What the runner needs of engines.library.Library: the guard's word before every load."""
 
-    def admit(self, model: str, resident: Sequence[Resident]) -> tuple[MemoryPlan, Load]: ...
+    def admit(self, model: str, resident: Sequence[Resident], force: bool = False) -> tuple[MemoryPlan, Load]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +95,9 @@ class Runner:
         """Queues a question. Raises Busy(waiting, limit)."""
         return self._enqueue(Job("answer", model, messages, settings, owner, self._forget))
 
-    def load(self, model: str) -> Job:
-        """Queues a load; it ends with Ready."""
-        return self._enqueue(Job("load", model, on_cancel=self._forget))
+    def load(self, model: str, force: bool = False) -> Job:
+        """Queues a load, with `force` even against the guard's word; it ends with Ready."""
+        return self._enqueue(Job("load", model, on_cancel=self._forget, force=force))
 
     def unload(self, model: str) -> Job:
         """Queues an unload; it ends with Ready, when the memory has been given back."""
@@ -218,7 +218,7 @@ class Runner:
 
     def _load(self, job: Job) -> _Resident | None:
         """A fresh worker with the job's model, after what must go has gone. None when the job was cancelled."""
-        plan, load = self._library.admit(job.model, self._resident_bytes())
+        plan, load = self._library.admit(job.model, self._resident_bytes(), job.force)
         for model in plan.evict:
             self._drop(model)
         self._loading = job.model
