@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from configs.schema import AppConfig
+from configs.schema import AppConfig, ModelKind
 from engines.library import Library
 from engines.runner import Runner
 from engines.worker import Worker
@@ -15,6 +15,7 @@ from interface.answers import Answers
 from interface.downloads import Downloads
 from interface.history import Store
 from interface.i18n import Lang, lang_of
+from interface.loads import Loads
 from interface.uploads import Uploads
 
 LANG_COOKIE = "shusheng_lang"
@@ -33,6 +34,7 @@ class Desk:
     store: Store
     answers: Answers
     downloads: Downloads
+    loads: Loads
     uploads: Uploads
 
     @classmethod
@@ -44,15 +46,21 @@ class Desk:
         store = Store(config.data / "conversations.sqlite3", images)
         store.settle()
         uploads = Uploads(config.uploads, config.data / "uploads", images)
-        return cls(config, library, runner, store, Answers(runner, store), Downloads(library), uploads)
+        return cls(config, library, runner, store, Answers(runner, store), Downloads(library), Loads(runner), uploads)
+
+    def first_model(self, kind: ModelKind) -> str:
+        """The model that a tab opens with: the configured one if it is of that kind, or the catalogue's first."""
+        wanted = self.library.spec(self.config.models.model)
+        of_kind = (spec for spec in self.library.catalogue.models if spec.kind == kind)
+        return wanted.id if wanted.kind == kind else next(of_kind).id
 
     def start(self) -> None:
         """Gets the first model ready, so that the first question does not wait for it."""
         model = self.config.models.model
         if self.library.folder(model) is not None:
-            self.runner.load(model)
+            self.loads.load(model)
         else:
-            self.downloads.start(model, lambda: self.runner.load(model))
+            self.downloads.start(model, lambda: self.loads.load(model))
 
     def close(self) -> None:
         """Ends everything: answers are cut and written, no process stays."""
