@@ -15,10 +15,10 @@ PORTS_TRIED = 40
 CACHE_SECONDS = 24 * 3600
 """Uploads as they came, metadata and all, are deleted after a day; what was asked about is kept as the gate made it."""
 
-# The page's address names the open tab, too.
+# The page's address names the open tab, too, unless it is the first.
 TO_ADDRESS = """() => {
-  const url = new URL(location.href);
-  url.searchParams.set("tab", "%s");
+  const url = new URL(location.href), tab = "%s";
+  tab === "chat" ? url.searchParams.delete("tab") : url.searchParams.set("tab", tab);
   history.replaceState(history.state, "", url);
 }"""
 FROM_ADDRESS = """() => [new URLSearchParams(location.search).get("tab") || ""]"""

@@ -108,7 +108,7 @@ def draw_head(desk: Desk, kind: ModelKind) -> tuple[gr.Dropdown, gr.HTML, gr.But
         filterable=False,
         elem_id=f"{prefix}model",
         scale=0,
-        min_width=240,
+        min_width=400 if kind == "text" else 240,
     )
     state = gr.HTML(elem_id=f"{prefix}model-state")
     new = gr.Button(label("chat.new"), size="sm", scale=0, min_width=96, elem_id=f"{prefix}new-chat")
@@ -176,19 +176,24 @@ def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks) -> None:
     named_by = ADDRESS_NAMES[tab.kind]
     to_address, from_address = TO_ADDRESS % (named_by, named_by), FROM_ADDRESS % named_by
 
+    def called(name: str) -> dict[str, Any]:
+        """Wired quietly, under a name that programs and tests can rely on."""
+        return QUIET | {"api_name": PREFIXES[tab.kind].replace("-", "_") + name}
+
     def followed(event: Any) -> None:
         named = event.then(None, where, None, js=to_address, **QUIET)
-        tab.settled.append(named.then(events.follow, [tab.conversation, tab.model], tab.shown, **QUIET))
+        tab.settled.append(named.then(events.follow, [tab.conversation, tab.model], tab.shown, **called("follow")))
 
     # "multiple": Gradio drops a second question on one page without a word; ours is refused with one, and kept.
-    followed(gr.on([tab.prompt.submit, tab.send.click], events.ask, asking, asked, trigger_mode="multiple", **QUIET))
+    ask = [tab.prompt.submit, tab.send.click]
+    followed(gr.on(ask, events.ask, asking, asked, trigger_mode="multiple", **called("ask")))
     example = tab.chat.example_select(events.example, None, tab.prompt, **QUIET)
     followed(example.then(events.ask, asking, asked, **QUIET))
-    followed(tab.chat.retry(events.retry, again, tab.notice, **QUIET))
-    followed(tab.chat.edit(events.edit, again, tab.notice, **QUIET))
-    followed(tab.chat.undo(events.undo, where, [tab.prompt, tab.notice], **QUIET))
+    followed(tab.chat.retry(events.retry, again, tab.notice, **called("retry")))
+    followed(tab.chat.edit(events.edit, again, tab.notice, **called("edit")))
+    followed(tab.chat.undo(events.undo, where, [tab.prompt, tab.notice], **called("undo")))
     followed(gr.on([tab.new.click, tab.chat.clear], lambda: ("", "", ""), None, asked, **QUIET))
-    followed(demo.load(events.open, where, [tab.conversation, *tab.held_with], js=from_address, **QUIET))
-    tab.stop.click(events.stop, where, None, queue=False, **QUIET)
+    followed(demo.load(events.open, where, [tab.conversation, *tab.held_with], js=from_address, **called("open")))
+    tab.stop.click(events.stop, where, None, queue=False, **called("stop"))
     tab.model.input(events.usual, [tab.model], tab.settings, **QUIET)
     tab.usual.click(events.usual, [tab.model], tab.settings, **QUIET)

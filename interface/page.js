@@ -28,7 +28,7 @@
   enlarged.id = "enlarged";
   enlarged.addEventListener("click", () => enlarged.close());
   document.addEventListener("click", (event) => {
-    const link = event.target.closest?.("a.image");
+    const link = event.target.closest?.("a.picture");
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     const image = new Image();

@@ -105,7 +105,7 @@ def images_html(images: Sequence[ImagePart], lang: Lang) -> str:
         )
         says = html.escape(t("vision.image", lang, number=number, width=one.width, height=one.height))
         links.append(
-            f'<a class="image" href="{whole}" target="_blank" title="{says}">'
+            f'<a class="picture" href="{whole}" target="_blank" title="{says}">'
             f'<img src="{small}" width="{one.width}" height="{one.height}" alt="{says}"></a>'
         )
-    return f'<div class="images">{"".join(links)}</div>'
+    return f'<div class="pictures">{"".join(links)}</div>'
