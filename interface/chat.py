@@ -192,7 +192,9 @@ def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks) -> None:
     followed(tab.chat.retry(events.retry, again, tab.notice, **called("retry")))
     followed(tab.chat.edit(events.edit, again, tab.notice, **called("edit")))
     followed(tab.chat.undo(events.undo, where, [tab.prompt, tab.notice], **called("undo")))
-    followed(gr.on([tab.new.click, tab.chat.clear], lambda: ("", "", ""), None, asked, **QUIET))
+    # In the browser, so that what is asked right after is asked afresh; what stands in the box stays.
+    fresh = gr.on([tab.new.click, tab.chat.clear], None, None, asked[1:], js="() => ['', '']", **QUIET)
+    followed(fresh)
     followed(demo.load(events.open, where, [tab.conversation, *tab.held_with], js=from_address, **called("open")))
     tab.stop.click(events.stop, where, None, queue=False, **called("stop"))
     tab.model.input(events.usual, [tab.model], tab.settings, **QUIET)

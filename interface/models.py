@@ -45,12 +45,12 @@ class ModelEvents:
 
     def refresh(self, request: gr.Request, model: str) -> list[Any]:
         """-> every card's parts, then the chat's state line, its offer, the offer's two buttons, the timer."""
-        lang = self._desk.lang(request)
+        lang, busy = self._desk.lang(request), self._shelf.busy  # asked first: what ends from here on is still shown
         views: list[Any] = []
         for spec in self._desk.library.catalogue.models:
             views += self._card(spec, lang)
         state = state_html(self._shelf.state(model), lang)
-        return [*views, state, *self._offers.shown(model, lang), gr.Timer(active=self._shelf.busy)]
+        return [*views, state, *self._offers.shown(model, lang), gr.Timer(active=busy)]
 
     def download(self, model: str) -> None:
         self._desk.downloads.start(model)

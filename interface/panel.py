@@ -40,7 +40,7 @@ class PanelEvents:
 
     def refresh(self, request: gr.Request, model: str) -> list[Any]:
         """-> state, body, buttons, remedies' buttons and actions, unload, timer."""
-        lang = self._desk.lang(request)
+        lang, busy = self._desk.lang(request), self._shelf.busy  # asked first: what ends from here on is still shown
         state, spec = self._shelf.state(model), self._desk.library.spec(model)
         loaded, plan = state == "loaded", self._shelf.plan(spec)
         doable = [note for note in plan.remedies if self._action(note)][:REMEDIES]
@@ -62,7 +62,7 @@ class PanelEvents:
             *(gr.update(visible=False) for _ in range(REMEDIES - len(pressing))),
             [self._action(note) for note in pressing],
             gr.update(visible=loaded),
-            gr.Timer(active=self._shelf.busy),
+            gr.Timer(active=busy),
         ]
 
     def download(self, model: str) -> None:
