@@ -167,6 +167,18 @@ def test_what_is_dropped_beside_the_box_and_pasted_into_it_is_attached(images_pa
     expect(answers(page).last).to_contain_text("2 images: 30x20, 30x20. both?")
 
 
+def test_a_photograph_lies_with_the_other_images(images_page: Any) -> None:
+    page = images_page(permissions=["camera"])
+    attach(page, TWO[:1])
+    page.get_by_role("button", name="Camera").click()
+    page.locator("#image-camera").get_by_text("Click to Access Webcam").click()
+    page.locator("#image-camera").get_by_label("capture photo").click()
+    expect(attached(page)).to_have_count(2)
+    expect(page.locator("#image-camera")).to_be_hidden()
+    say(page, "and this?")
+    expect(answers(page).last).to_contain_text("2 images: 640x480, ")
+
+
 def test_an_image_without_words_and_words_without_an_image(images_page: Any) -> None:
     page = images_page()
     attach(page, TWO[:1])
