@@ -81,8 +81,20 @@ class MemoryConfig(Strict):
 
 
 @dataclass(frozen=True, slots=True)
+class UploadsConfig(Strict):
+    """What an image may be. Sides in pixels; `max_ratio` is the longer side over the shorter one."""
+
+    max_bytes: Annotated[int, Gt(0)] = 20 * 2**20
+    max_pixels: Annotated[int, Gt(0)] = 50_000_000
+    max_side: Annotated[int, Gt(0)] = 20_000
+    max_ratio: Annotated[int, Ge(1)] = 50
+    max_images: Annotated[int, Ge(1)] = 8
+    store_side: Annotated[int, Ge(448), Le(16383)] = 4096
+
+
+@dataclass(frozen=True, slots=True)
 class AppConfig(Strict):
-    """Everything a person may set. `data` holds models, conversations and logs."""
+    """Everything a person may set. `data` holds models, conversations, their images and logs."""
 
     data: Path
     server: ServerConfig = field(default_factory=ServerConfig)
@@ -90,6 +102,7 @@ class AppConfig(Strict):
     models: ModelsConfig = field(default_factory=ModelsConfig)
     limits: Limits = field(default_factory=Limits)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    uploads: UploadsConfig = field(default_factory=UploadsConfig)
 
 
 @dataclass(frozen=True, slots=True)

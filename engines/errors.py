@@ -7,6 +7,8 @@ AppError
     SettingOutOfRange       name, value, low, high
     StillAnswering          (a conversation has one answer at a time)
     ConversationMoved       (another page has changed the conversation)
+    ImageRejected           name, reason (gone | empty | too_many_bytes | too_large | too_thin | not_an_image |
+                            foreign | damaged), and the reason's numbers
   ModelError              something is wrong with a model's files
     ModelUnknown            model, nearest
     ModelMissing            model, tried (nothing could be had from any source)
@@ -73,6 +75,10 @@ class StillAnswering(InputError):
 
 class ConversationMoved(InputError):
     code = "conversation_moved"
+
+
+class ImageRejected(InputError):
+    code = "image_rejected"
 
 
 class ModelError(AppError):

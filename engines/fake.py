@@ -1,7 +1,8 @@
 """An engine that needs no model: scripted text, delays and faults. Behind `--fake`, and in tests.
 
-It goes through the same door as the real ones, worker process and all. Without a script it echoes the question word
-by word; a script is a question like `fake: words=300 delay=0.01 die=SIGKILL after=20`.
+It goes through the same door as the real ones, worker process and all. Without a script it says which images came
+with the question and echoes it word by word; a script is a question like
+`fake: words=300 delay=0.01 die=SIGKILL after=20`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from engines.base import Emit, FinishReason, GenerationSettings, Message, Usage
+from engines.base import Emit, FinishReason, GenerationSettings, ImagePart, Message, Usage
 from engines.errors import Cancelled, PromptTooLong
 
 PREFIX = "fake:"
@@ -35,10 +36,10 @@ class Script:
     say: str = ""
 
     @classmethod
-    def of(cls, question: str) -> Script:
+    def of(cls, question: str, images: Sequence[ImagePart] = ()) -> Script:
         """The script in a question; an unknown word of it is ignored, as in any question."""
         if not question.startswith(PREFIX):
-            return cls(say=question)
+            return cls(say=_seen(images) + question)
         values: dict[str, object] = {}
         kinds = {"words": int, "after": int, "eat": int, "delay": float, "prefill": float, "die": str, "say": str}
         for word in question.removeprefix(PREFIX).split():
@@ -69,7 +70,7 @@ class FakeEngine:
         prompt = self.count_tokens(messages)
         if prompt > self._context:
             raise PromptTooLong(tokens=prompt, limit=self._context)
-        script = Script.of(messages[-1].text)
+        script = Script.of(messages[-1].text, messages[-1].images)
         words = script.text()
         new, first = 0, 0.0
         reason: FinishReason = "length" if len(words) > settings.max_new_tokens else "stop"
@@ -93,6 +94,19 @@ class FakeEngine:
         return 0
 
     def close(self) -> None: ...
+
+
+def _seen(images: Sequence[ImagePart]) -> str:
+    """What the worker itself finds in the images' files."""
+    if not images:
+        return ""
+    from PIL import Image
+
+    sizes = []
+    for one in images:
+        with Image.open(one.path) as image:
+            sizes.append(f"{image.width}x{image.height}")
+    return f"{len(sizes)} {'image' if len(sizes) == 1 else 'images'}: {', '.join(sizes)}. "
 
 
 def _wait(seconds: float, emit: Emit) -> None:

@@ -113,6 +113,12 @@ class Job:
         """Why it failed, once it has."""
         return self._end if isinstance(self._end, AppError) else None
 
+    @property
+    def now_at(self) -> Event | AppError:
+        """What it is doing at this moment, or how it ended."""
+        with self._changed:
+            return self._restated(self._state) if self._end is None else self._end
+
     def __iter__(self) -> Iterator[Event]:
         """Every event from the start: what the job is doing, each Delta, at last Usage or Ready. Raises AppError.
 

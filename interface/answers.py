@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from engines.base import Message, Usage
+from engines.base import ImagePart, Message, Usage
 from engines.errors import AppError, Busy, ConversationMoved, HistoryUnavailable, StillAnswering
 from engines.job import Delta, Job
 from engines.runner import Runner
@@ -58,14 +58,16 @@ class Answers:
         self._save()
         return self._path(conversation)
 
-    def ask(self, conversation: str, text: str, held_with: HeldWith | None = None) -> None:
+    def ask(
+        self, conversation: str, text: str, images: Sequence[ImagePart] = (), held_with: HeldWith | None = None
+    ) -> None:
         """Commits the question, then starts its answer; a full queue is written down as the answer's failure.
 
         Raises StillAnswering or HistoryUnavailable, and then nothing has changed. So do the next three, which raise
         ConversationMoved too. `held_with` is what the conversation is held with from now on.
         """
         with self._answering(conversation, held_with):
-            self.store.add(conversation, "user", text)
+            self.store.add(conversation, "user", text, images=images)
 
     def again(self, conversation: str, held_with: HeldWith | None = None) -> None:
         """Another answer to the last question; the earlier one stays in the store."""
@@ -76,23 +78,30 @@ class Answers:
             if path[-1].role == "assistant":
                 self.store.rewind(conversation, path[-1].id)
 
-    def rewrite(self, conversation: str, message: int, text: str, held_with: HeldWith | None = None) -> None:
-        """Puts `text` in the place of a question and answers that; the earlier branch stays in the store."""
+    def rewrite(
+        self,
+        conversation: str,
+        message: int,
+        text: str,
+        images: Sequence[ImagePart] = (),
+        held_with: HeldWith | None = None,
+    ) -> None:
+        """Puts another question in the place of one and answers that; the earlier branch stays in the store."""
         with self._answering(conversation, held_with):
             if not any(one.id == message and one.role == "user" for one in self.store.path(conversation)):
                 raise ConversationMoved()
             self.store.rewind(conversation, message)
-            self.store.add(conversation, "user", text)
+            self.store.add(conversation, "user", text, images=images)
 
-    def undo(self, conversation: str) -> str:
-        """Takes the last question, and what answered it, out of what is shown; returns its text."""
+    def undo(self, conversation: str) -> StoredMessage | None:
+        """Takes the last question, and what answered it, out of what is shown; returns the question."""
         with self._lock:
             self._refuse_second(conversation)
             for one in reversed(self.store.path(conversation)):
                 if one.role == "user":
                     self.store.rewind(conversation, one.id)
-                    return one.text
-            return ""
+                    return one
+            return None
 
     def close(self, timeout: float = 5.0) -> None:
         """Waits until every answer has been written; the runner has been closed before."""

@@ -8,25 +8,51 @@ import socket
 import gradio as gr
 
 from configs.errors import ConfigError
-from interface import chat, guards, models
-from interface.desk import Desk, label
+from interface import chat, guards, models, vision
+from interface.desk import QUIET, Desk, label
 from interface.i18n import t
 from interface.theme import CSS, head, theme, translations
 
 PORTS_TRIED = 40
+CACHE_SECONDS = 24 * 3600
+"""Uploads as they came, metadata and all, are deleted after a day; what was asked about is kept as the gate made it."""
+
+# The page's address names the open tab, too, unless it is the first.
+TO_ADDRESS = """() => {
+  const url = new URL(location.href), tab = "%s";
+  tab === "chat" ? url.searchParams.delete("tab") : url.searchParams.set("tab", tab);
+  history.replaceState(history.state, "", url);
+}"""
+FROM_ADDRESS = """() => [new URLSearchParams(location.search).get("tab") || ""]"""
 
 
 def build(desk: Desk) -> gr.Blocks:
     """The app's Blocks, for this desk."""
     title = " · ".join(t("app.name", lang) for lang in ("zh", "en"))
-    with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, fill_width=True) as demo:
-        with gr.Tabs(elem_id="tabs"):
-            with gr.Tab(label("chat.tab"), id="chat", elem_id="chat-tab", scale=1):
+    with gr.Blocks(
+        title=title,
+        analytics_enabled=False,
+        fill_height=True,
+        fill_width=True,
+        delete_cache=(3600, CACHE_SECONDS),
+    ) as demo:
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab(label("chat.tab"), id="chat", elem_id="chat-tab", scale=1) as chat_tab:
                 talk = chat.build(desk, demo)
-            with gr.Tab(label("models.tab"), id="models", elem_id="models-tab") as tab:
+            with gr.Tab(label("vision.tab"), id="images", elem_id="image-tab", scale=1) as image_tab:
+                vision.build(desk, demo, image_tab)
+            with gr.Tab(label("models.tab"), id="models", elem_id="models-tab") as models_tab:
                 cards = models.build(desk)
-        models.wire(desk, cards, talk, tab)
+        models.wire(desk, cards, talk, [chat_tab, models_tab])
+        for tab in (chat_tab, image_tab, models_tab):
+            tab.select(None, None, None, js=TO_ADDRESS % tab.id, **QUIET)
+        demo.load(opened_tab, gr.Textbox(visible=False), tabs, js=FROM_ADDRESS, **QUIET)
     return demo
+
+
+def opened_tab(named: str) -> gr.Tabs:
+    """-> tabs: the one that the address names."""
+    return gr.Tabs(selected=named if named in ("images", "models") else "chat")
 
 
 def serve(desk: Desk, demo: gr.Blocks, port: int) -> str:
@@ -40,8 +66,8 @@ def serve(desk: Desk, demo: gr.Blocks, port: int) -> str:
         quiet=True,
         share=False,
         max_threads=100,  # each page that follows an answer holds one
-        max_file_size="20mb",
-        allowed_paths=[],
+        max_file_size=4 * desk.config.uploads.max_bytes,  # what the gate is too strict for, it words itself
+        allowed_paths=[str(desk.uploads.folder)],
         footer_links=[],
         run_history=False,
         enable_monitoring=False,

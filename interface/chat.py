@@ -1,4 +1,7 @@
-"""The chat tab: its components, and which of ChatEvents' handlers each event calls."""
+"""A tab for conversations: its components, and which handler each event calls. The chat tab, and what both share.
+
+Ids of the image tab's parts are the chat tab's behind "image-".
+"""
 
 from __future__ import annotations
 
@@ -8,39 +11,41 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from interface.chat_events import ChatEvents
+from configs.schema import ModelKind
+from interface.chat_events import ChatEvents, choices, usual_settings
 from interface.desk import QUIET, Desk, label
 from interface.render import LATEX
 
-# The page's address names its conversation, so that a reload or a bookmark finds it again.
+# The page's address names its conversations, so that a reload or a bookmark finds them again.
 TO_ADDRESS = """(id) => {
   const url = new URL(location.href);
-  id ? url.searchParams.set("c", id) : url.searchParams.delete("c");
+  id ? url.searchParams.set("%s", id) : url.searchParams.delete("%s");
   history.replaceState(history.state, "", url);
 }"""
-FROM_ADDRESS = """() => [new URLSearchParams(location.search).get("c") || ""]"""
+FROM_ADDRESS = """() => [new URLSearchParams(location.search).get("%s") || ""]"""
+ADDRESS_NAMES: dict[ModelKind, str] = {"text": "c", "vision": "i"}
+PREFIXES: dict[ModelKind, str] = {"text": "", "vision": "image-"}
 
 
 @dataclass
-class ChatTab:
-    """The tab's components."""
+class Talk:
+    """The components of a tab in which one talks with a model."""
 
+    kind: ModelKind
     model: gr.Dropdown
     state: gr.HTML
     new: gr.Button
-    offer: gr.HTML
-    take_offer: gr.Button
     chat: gr.Chatbot
     status: gr.HTML
     notice: gr.HTML
-    prompt: gr.Textbox
+    prompt: Component
     send: gr.Button
     stop: gr.Button
     settings: list[Component]
-    """System prompt, temperature, top-p, repetition penalty, length, seed."""
+    """System prompt, temperature, top-p, repetition penalty, length, seed; the image tab's detail."""
     usual: gr.Button
     conversation: gr.Textbox
-    settled: list[Any] = field(default_factory=list)
+    settled: list[Any] = field(default_factory=list, kw_only=True)
     """The events after which nothing is being answered on a page: its opening, and the end of each answer."""
 
     @property
@@ -52,55 +57,25 @@ class ChatTab:
         return [self.chat, self.status, self.send, self.stop]
 
 
+@dataclass
+class ChatTab(Talk):
+    """The chat tab, with what it offers besides the chosen model."""
+
+    offer: gr.HTML
+    take_offer: gr.Button
+    swap: gr.Button
+
+
 def build(desk: Desk, demo: gr.Blocks) -> ChatTab:
-    """Draws the tab and wires it."""
-    model, state, new = _head(desk)
+    """Draws the chat tab and wires it."""
+    with gr.Row(elem_id="chat-head"):
+        model, state, new = draw_head(desk, "text")
     with gr.Row(elem_id="offer-row"):
         offer = gr.HTML(elem_id="offer", visible=False)
-        take_offer = gr.Button(size="sm", visible=False, scale=0, min_width=180, elem_id="take-offer")
-    chat = gr.Chatbot(
-        label=label("chat.conversation"),
-        show_label=False,
-        container=False,
-        elem_id="chat",
-        editable="user",
-        buttons=["copy", "copy_all"],
-        feedback_options=None,
-        latex_delimiters=LATEX,
-        height="100%",
-        scale=1,
-    )
-    status = gr.HTML(elem_id="status")
-    notice = gr.HTML(elem_id="notice")
-    prompt, send, stop = _composer()
-    settings, usual = _settings(desk)
-    tab = ChatTab(
-        model, state, new, offer, take_offer, chat, status, notice, prompt, send, stop, settings, usual,
-        conversation=gr.Textbox(visible=False),
-    )  # fmt: skip
-    _wire(ChatEvents(desk), tab, demo)
-    return tab
-
-
-def _head(desk: Desk) -> tuple[gr.Dropdown, gr.HTML, gr.Button]:
-    with gr.Row(elem_id="chat-head"):
-        model = gr.Dropdown(
-            [(spec.title, spec.id) for spec in desk.library.catalogue.models],
-            value=desk.config.models.model,
-            label=label("chat.model"),
-            show_label=False,
-            container=False,
-            filterable=False,
-            elem_id="model",
-            scale=0,
-            min_width=240,
+        take_offer, swap = (
+            gr.Button(size="sm", visible=False, scale=0, min_width=140, elem_id=id) for id in ("take-offer", "swap")
         )
-        state = gr.HTML(elem_id="model-state")
-        new = gr.Button(label("chat.new"), size="sm", scale=0, min_width=96, elem_id="new-chat")
-    return model, state, new
-
-
-def _composer() -> tuple[gr.Textbox, gr.Button, gr.Button]:
+    chat, status, notice = draw_conversation("text")
     with gr.Row(elem_id="composer"):
         prompt = gr.Textbox(
             label=label("chat.prompt"),
@@ -111,48 +86,117 @@ def _composer() -> tuple[gr.Textbox, gr.Button, gr.Button]:
             autofocus=True,
             elem_id="prompt",
         )
-        send = gr.Button(label("chat.send"), variant="primary", scale=0, min_width=84, elem_id="send")
-        stop = gr.Button(label("chat.stop"), visible=False, scale=0, min_width=84, elem_id="stop")
-    return prompt, send, stop
+        send, stop = draw_buttons("text")
+    settings, usual = draw_settings(desk, "text")
+    tab = ChatTab(
+        "text", model, state, new, chat, status, notice, prompt, send, stop, settings, usual,
+        gr.Textbox(visible=False), offer, take_offer, swap,
+    )  # fmt: skip
+    wire(ChatEvents(desk), tab, demo)
+    return tab
 
 
-def _settings(desk: Desk) -> tuple[list[Component], gr.Button]:
-    usual = desk.library.spec(desk.config.models.model).defaults
-    with gr.Sidebar(position="right", open=False, width=300, label=label("chat.settings"), elem_id="settings"):
+def draw_head(desk: Desk, kind: ModelKind) -> tuple[gr.Dropdown, gr.HTML, gr.Button]:
+    """Model picker, state, and the button that starts afresh."""
+    prefix, offered = PREFIXES[kind], choices(desk, kind)
+    model = gr.Dropdown(
+        offered,
+        value=desk.first_model(kind),
+        label=label("chat.model"),
+        show_label=False,
+        container=False,
+        filterable=False,
+        elem_id=f"{prefix}model",
+        scale=0,
+        min_width=400 if kind == "text" else 240,
+    )
+    state = gr.HTML(elem_id=f"{prefix}model-state")
+    new = gr.Button(label("chat.new"), size="sm", scale=0, min_width=96, elem_id=f"{prefix}new-chat")
+    return model, state, new
+
+
+def draw_conversation(kind: ModelKind) -> tuple[gr.Chatbot, gr.HTML, gr.HTML]:
+    """The messages, the line about the answer, and the place for notices."""
+    prefix = PREFIXES[kind]
+    chat = gr.Chatbot(
+        label=label("chat.conversation"),
+        show_label=False,
+        container=False,
+        elem_id=f"{prefix}chat",
+        editable="user",
+        buttons=["copy", "copy_all"],
+        feedback_options=None,
+        latex_delimiters=LATEX,
+        height="100%",
+        scale=1,
+        # Gradio cannot edit a bubble that holds more than text: images get one of their own.
+        group_consecutive_messages=False,
+    )
+    return chat, gr.HTML(elem_id=f"{prefix}status"), gr.HTML(elem_id=f"{prefix}notice")
+
+
+def draw_buttons(kind: ModelKind) -> tuple[gr.Button, gr.Button]:
+    """Send and Stop."""
+    prefix = PREFIXES[kind]
+    return (
+        gr.Button(label("chat.send"), variant="primary", scale=0, min_width=84, elem_id=f"{prefix}send"),
+        gr.Button(label("chat.stop"), visible=False, scale=0, min_width=84, elem_id=f"{prefix}stop"),
+    )
+
+
+def draw_settings(desk: Desk, kind: ModelKind) -> tuple[list[Component], gr.Button]:
+    """The drawer: what an answer is asked for with."""
+    system, temperature, top_p, penalty, length, seed, *_ = usual_settings(desk.library.spec(desk.first_model(kind)))
+    with gr.Sidebar(
+        position="right", open=False, width=300, label=label("chat.settings"), elem_id=f"{PREFIXES[kind]}settings"
+    ):
         settings: list[Component] = [
-            gr.Textbox(label=label("chat.system"), info=label("chat.system_hint"), lines=4, max_lines=12),
+            gr.Textbox(system, label=label("chat.system"), info=label("chat.system_hint"), lines=4, max_lines=12),
             gr.Slider(
-                0, 2, usual.temperature, step=0.05,
+                0, 2, temperature, step=0.05,
                 label=label("chat.temperature"), info=label("chat.temperature_hint"),
             ),
-            gr.Slider(0.05, 1, usual.top_p, step=0.05, label=label("chat.top_p")),
-            gr.Slider(1, 2, usual.repetition_penalty, step=0.005, label=label("chat.repetition_penalty")),
-            gr.Slider(16, 8192, usual.max_new_tokens, step=16, label=label("chat.length")),
-            gr.Number(-1, precision=0, minimum=-1, label=label("chat.seed"), info=label("chat.seed_hint")),
+            gr.Slider(0.05, 1, top_p, step=0.05, label=label("chat.top_p")),
+            gr.Slider(1, 2, penalty, step=0.005, label=label("chat.repetition_penalty")),
+            gr.Slider(16, 8192, length, step=16, label=label("chat.length")),
+            gr.Number(seed, precision=0, minimum=-1, label=label("chat.seed"), info=label("chat.seed_hint")),
         ]  # fmt: skip
+        if kind == "vision":
+            details = [(label(f"vision.detail_{one}"), one) for one in ("auto", "low", "medium", "high")]
+            settings.append(
+                gr.Radio(details, value="auto", label=label("vision.detail"), info=label("vision.detail_hint"))
+            )
         return settings, gr.Button(label("chat.defaults"), size="sm")
 
 
-def _wire(events: ChatEvents, tab: ChatTab, demo: gr.Blocks) -> None:
+def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks) -> None:
     """Whatever may have started an answer, or opened a conversation, is followed."""
     where, asking = [tab.conversation], [tab.prompt, tab.conversation, *tab.held_with]
     again, asked = [tab.conversation, *tab.held_with], [tab.prompt, tab.conversation, tab.notice]
+    named_by = ADDRESS_NAMES[tab.kind]
+    to_address, from_address = TO_ADDRESS % (named_by, named_by), FROM_ADDRESS % named_by
+
+    def called(name: str) -> dict[str, Any]:
+        """Wired quietly, under a name that programs and tests can rely on."""
+        return QUIET | {"api_name": PREFIXES[tab.kind].replace("-", "_") + name}
 
     def followed(event: Any) -> None:
-        named = event.then(None, where, None, js=TO_ADDRESS, **QUIET)
-        tab.settled.append(named.then(events.follow, [tab.conversation, tab.model], tab.shown, **QUIET))
+        named = event.then(None, where, None, js=to_address, **QUIET)
+        tab.settled.append(named.then(events.follow, [tab.conversation, tab.model], tab.shown, **called("follow")))
 
     # "multiple": Gradio drops a second question on one page without a word; ours is refused with one, and kept.
-    followed(gr.on([tab.prompt.submit, tab.send.click], events.ask, asking, asked, trigger_mode="multiple", **QUIET))
+    ask = [tab.prompt.submit, tab.send.click]
+    followed(gr.on(ask, events.ask, asking, asked, trigger_mode="multiple", **called("ask")))
     example = tab.chat.example_select(events.example, None, tab.prompt, **QUIET)
     followed(example.then(events.ask, asking, asked, **QUIET))
-    followed(tab.chat.retry(events.retry, again, tab.notice, **QUIET))
-    followed(tab.chat.edit(events.edit, again, tab.notice, **QUIET))
-    followed(tab.chat.undo(events.undo, where, [tab.prompt, tab.notice], **QUIET))
-    followed(demo.load(events.open, where, [tab.conversation, *tab.held_with], js=FROM_ADDRESS, **QUIET))
+    followed(tab.chat.retry(events.retry, again, tab.notice, **called("retry")))
+    followed(tab.chat.edit(events.edit, again, tab.notice, **called("edit")))
+    followed(tab.chat.undo(events.undo, where, [tab.prompt, tab.notice], **called("undo")))
+    followed(demo.load(events.open, where, [tab.conversation, *tab.held_with], js=from_address, **called("open")))
     # Who leaves a conversation does not follow it any longer: it would go on being drawn into the new one.
-    left = gr.on([tab.new.click, tab.chat.clear], lambda: ("", "", ""), None, asked, cancels=[*tab.settled], **QUIET)
-    followed(left)
-    tab.stop.click(events.stop, where, None, queue=False, **QUIET)
+    # In the browser, so that what is asked right after is asked afresh; what stands in the box stays.
+    left = [tab.new.click, tab.chat.clear]
+    followed(gr.on(left, None, None, asked[1:], js="() => ['', '']", cancels=[*tab.settled], **QUIET))
+    tab.stop.click(events.stop, where, None, queue=False, **called("stop"))
     tab.model.input(events.usual, [tab.model], tab.settings, **QUIET)
     tab.usual.click(events.usual, [tab.model], tab.settings, **QUIET)

@@ -1,4 +1,4 @@
-"""What the chat tab does: handlers that start answers, and the one that follows them. Draws nothing.
+"""What a tab with a conversation does: handlers that start answers, and the one that follows them. Draws nothing.
 
 An answer is followed by `follow`, whoever started it: a question, a retry, an edit, or a page that was reloaded.
 """
@@ -6,24 +6,29 @@ An answer is followed by `follow`, whoever started it: a question, a retry, an e
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
 
-from configs.schema import ModelSpec
-from engines.base import GenerationSettings, Usage
+from configs.schema import ModelKind, ModelSpec
+from engines.base import Detail, GenerationSettings, ImagePart, Usage
 from engines.errors import AppError, ConversationMoved
 from engines.job import Delta, Event, Loading, Waiting, Working
-from interface.desk import Desk
+from interface.desk import Desk, label
 from interface.history import HeldWith, StoredMessage
 from interface.i18n import Lang, t
 from interface.messages import explain, left_out
-from interface.render import closed, notice_html, plain, show, status_html
+from interface.render import closed, images_html, notice_html, plain, show, status_html
 
 
 class ChatEvents:
-    """One for the app; it keeps nothing about a page. `conversation` is an id, "" before the first question."""
+    """One for the app; it keeps nothing about a page. `conversation` is an id, "" before the first question.
+
+    A question is what the tab's box holds; vision_events.py has a box with images.
+    """
+
+    kind: ModelKind = "text"
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
@@ -31,19 +36,19 @@ class ChatEvents:
     # -- starting answers: each returns what it changed and, last, a notice ("" when all went well) -----------------
 
     def ask(
-        self, request: gr.Request, text: str, conversation: str, model: str, system: str, *sliders: float
+        self, request: gr.Request, box: Any, conversation: str, model: str, system: str, *sliders: Any
     ) -> tuple[Any, Any, str]:
         """-> prompt, conversation, notice. A question that cannot be asked stays in the box."""
-        if not text.strip():
+        if self.is_empty(box):
             return gr.skip(), gr.skip(), ""
 
         def start() -> str:
-            return self._ask(text, conversation, (model, system.strip(), settings_from(*sliders)))
+            return self._ask(*self.question(box), conversation, (model, system.strip(), settings_from(*sliders)))
 
         id, notice = self._noticed(start, request)
         return (gr.skip(), gr.skip(), notice) if notice else ("", id, "")
 
-    def retry(self, request: gr.Request, conversation: str, model: str, system: str, *sliders: float) -> str:
+    def retry(self, request: gr.Request, conversation: str, model: str, system: str, *sliders: Any) -> str:
         """-> notice. Another answer to the last question, with the settings as they are now."""
 
         def start() -> None:
@@ -52,22 +57,26 @@ class ChatEvents:
         return self._noticed(start, request)[1]
 
     def edit(
-        self, request: gr.Request, change: gr.EditData, conversation: str, model: str, system: str, *sliders: float
+        self, request: gr.Request, change: gr.EditData, conversation: str, model: str, system: str, *sliders: Any
     ) -> str:
-        """-> notice. The edited question is asked in the place of the old one; an empty one is not asked."""
+        """-> notice. The edited question is asked in the place of the old one, about the same images.
+
+        One without text is not asked.
+        """
 
         def start() -> None:
             text = plain(text_of(change.value))
             if text.strip():
                 row = self._edited(change, conversation)
-                self._desk.answers.rewrite(conversation, row, text, (model, system.strip(), settings_from(*sliders)))
+                held_with = (model, system.strip(), settings_from(*sliders))
+                self._desk.answers.rewrite(conversation, row.id, text, row.images, held_with)
 
         return self._noticed(start, request)[1]
 
     def undo(self, request: gr.Request, conversation: str) -> tuple[Any, str]:
         """-> prompt, notice. Takes the last question back into the box."""
         question, notice = self._noticed(lambda: self._desk.answers.undo(conversation), request)
-        return (gr.skip(), notice) if notice else (question, "")
+        return (gr.skip(), notice) if notice else (self.boxed(question) if question else "", "")
 
     def example(self, choice: gr.SelectData) -> str:
         """-> prompt."""
@@ -86,20 +95,18 @@ class ChatEvents:
             held_with = self._desk.store.conversation(conversation) if conversation else None
         except AppError:
             # The address goes on naming it, and `follow` says what is wrong.
-            return (conversation, gr.skip(), *(gr.skip(),) * 6)
-        if held_with is None or held_with.model not in self._desk.library.catalogue:
-            model = self._desk.config.models.model
-            return ("", model, *self.usual(model))
-        settings = held_with.settings
-        seed = -1 if settings.seed is None else settings.seed
-        return (
-            held_with.id, held_with.model, held_with.system,
-            settings.temperature, settings.top_p, settings.repetition_penalty, settings.max_new_tokens, seed,
-        )  # fmt: skip
+            return (conversation, gr.skip(), *(gr.skip() for _ in self.usual(self._desk.first_model(self.kind))))
+        catalogue = self._desk.library.catalogue
+        if held_with is None or held_with.model not in catalogue:
+            model = self._desk.first_model(self.kind)
+            return ("", gr.update(choices=choices(self._desk, self.kind), value=model), *self.usual(model))
+        picker = choices(self._desk, self.kind, catalogue[held_with.model])
+        values = (held_with.system, *slider_values(held_with.settings), held_with.settings.detail)
+        return (held_with.id, gr.update(choices=picker, value=held_with.model), *self.fitting(values))
 
     def usual(self, model: str) -> tuple[Any, ...]:
         """-> system, *sliders: a model's own settings."""
-        return usual_settings(self._desk.library.spec(model))
+        return self.fitting((*usual_settings(self._desk.library.spec(model)), "auto"))
 
     def follow(self, request: gr.Request, conversation: str, model: str) -> Iterator[tuple[Any, ...]]:
         """-> chat, status, send, stop. Shows the conversation, and the answer in it until it has ended."""
@@ -117,7 +124,8 @@ class ChatEvents:
         answer = self._desk.answers.of(conversation)
         if answer is None:
             return
-        before = [bubble(one, lang) for one in self._desk.answers.path(conversation) if one.id < answer.row]
+        path = self._desk.answers.path(conversation)
+        before = [bubble for one in path if one.id < answer.row for bubble in bubbles(one, lang)]
         title = self._desk.library.spec(answer.job.model).title
         pause = 1 / self._desk.config.interface.refresh_per_second
         text = ""
@@ -134,20 +142,48 @@ class ChatEvents:
             pass  # it is in the store, and shown from there like any earlier one
         answer.recorded.wait(5)
 
-    def _edited(self, change: gr.EditData, conversation: str) -> int:
+    def _edited(self, change: gr.EditData, conversation: str) -> StoredMessage:
         """The question that was edited, if it is still what the page showed. Raises ConversationMoved."""
         index = change.index if isinstance(change.index, int) else change.index[0]
-        path = self._desk.answers.path(conversation)
+        rows = [one for one in self._desk.answers.path(conversation) for _ in bubbles(one, "en")]
         shown = plain(text_of(change.previous_value)).split()  # the Chatbot strips what it shows
-        if index >= len(path) or path[index].text.split() != shown:
+        if index >= len(rows) or rows[index].text.split() != shown:
             raise ConversationMoved()
-        return path[index].id
+        return rows[index]
 
-    def _ask(self, text: str, conversation: str, held_with: HeldWith) -> str:
+    # -- what the image tab does otherwise --------------------------------------------------------------------------
+
+    def is_empty(self, box: Any) -> bool:
+        return not box.strip()
+
+    def question(self, box: Any) -> tuple[str, tuple[ImagePart, ...]]:
+        """Text and images of what is in the box. Raises InputError."""
+        return box, ()
+
+    def boxed(self, question: StoredMessage) -> Any:
+        """A question as the box takes it."""
+        return question.text
+
+    def fitting(self, settings: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Of a conversation's settings, those that the tab has: all but the last, detail."""
+        return settings[:-1]
+
+    def empty(self, spec: ModelSpec, lang: Lang) -> dict[str, Any]:
+        """What an empty conversation shows: what to try, and with whom."""
+        subtitle = t("chat.empty_demo" if spec.demo else "chat.empty_ready", lang, title=spec.title)
+        asked_in: Lang = "en" if spec.demo else lang
+        return {
+            "placeholder": f"## {t('chat.empty_title', lang)}\n{subtitle}",
+            "examples": [{"text": t(f"chat.example_{n}", asked_in)} for n in (1, 2, 3)],
+        }
+
+    # -- within -----------------------------------------------------------------------------------------------------
+
+    def _ask(self, text: str, images: Sequence[ImagePart], conversation: str, held_with: HeldWith) -> str:
         store = self._desk.store
         if not conversation or store.conversation(conversation) is None:
             conversation = store.create(*held_with)
-        self._desk.answers.ask(conversation, text, held_with)
+        self._desk.answers.ask(conversation, text, images, held_with)
         return conversation
 
     def _noticed(self, work: Callable[[], Any], request: gr.Request) -> tuple[Any, str]:
@@ -158,41 +194,50 @@ class ChatEvents:
 
     def _settled(self, conversation: str, model: str, lang: Lang) -> tuple[Any, ...]:
         path = self._desk.answers.path(conversation) if conversation else []
-        chat: Any = [bubble(one, lang) for one in path]
+        chat: Any = [bubble for one in path for bubble in bubbles(one, lang)]
         if not path:
-            chat = gr.update(value=[], **self._empty(model, lang))
+            chat = gr.update(value=[], **self.empty(self._desk.library.spec(model), lang))
         status = status_html(usage_line(path[-1].usage, lang)) if path and path[-1].usage else ""
         if self._desk.answers.unsaved is not None:
             status += notice_html(explain(self._desk.answers.unsaved, lang))
         return chat, status, gr.update(visible=True), gr.update(visible=False)
 
-    def _empty(self, model: str, lang: Lang) -> dict[str, Any]:
-        """What an empty conversation shows: what to try, and with whom."""
-        spec = self._desk.library.spec(model)
-        subtitle = t("chat.empty_demo" if spec.demo else "chat.empty_ready", lang, title=spec.title)
-        asked_in: Lang = "en" if spec.demo else lang
-        return {
-            "placeholder": f"## {t('chat.empty_title', lang)}\n{subtitle}",
-            "examples": [{"text": t(f"chat.example_{n}", asked_in)} for n in (1, 2, 3)],
-        }
-
 
 def settings_from(
-    temperature: float, top_p: float, penalty: float, length: float, seed: float | None
+    temperature: float, top_p: float, penalty: float, length: float, seed: float | None, detail: Detail = "auto"
 ) -> GenerationSettings:
     """The sliders' values, in their order. Raises SettingOutOfRange."""
     fixed = None if seed is None or seed < 0 else int(seed)
-    return GenerationSettings(int(length), temperature, top_p, 0, penalty, fixed).checked()
+    return GenerationSettings(int(length), temperature, top_p, 0, penalty, fixed, detail).checked()
+
+
+def slider_values(settings: GenerationSettings) -> tuple[Any, ...]:
+    """The reverse, without detail."""
+    seed = -1 if settings.seed is None else settings.seed
+    return settings.temperature, settings.top_p, settings.repetition_penalty, settings.max_new_tokens, seed
 
 
 def usual_settings(spec: ModelSpec) -> tuple[Any, ...]:
     """A model's own system prompt and sliders, in the page's order."""
-    usual = spec.defaults
-    return ("", usual.temperature, usual.top_p, usual.repetition_penalty, usual.max_new_tokens, -1)
+    return ("", *slider_values(GenerationSettings.of(spec.defaults)))
 
 
-def bubble(one: StoredMessage, lang: Lang) -> dict[str, str]:
-    """A stored message as the Chatbot takes it; what went wrong with an answer stands below what it said."""
+def choices(desk: Desk, kind: ModelKind, also: ModelSpec | None = None) -> list[tuple[Any, str]]:
+    """The picker's models: those of a kind, and the one that a conversation happens to be held with."""
+    specs = [spec for spec in desk.library.catalogue.models if spec.kind == kind or spec == also]
+    return [(f"{spec.title} · {label('models.demo')}" if spec.demo else spec.title, spec.id) for spec in specs]
+
+
+def bubbles(one: StoredMessage, lang: Lang) -> list[dict[str, Any]]:
+    """A stored message as the Chatbot takes it: its images, then what it says, if anything.
+
+    What went wrong with an answer stands below what it said.
+    """
+    shown: list[dict[str, Any]] = []
+    if one.images:
+        shown.append({"role": one.role, "content": [images_block(one.images, lang)]})
+        if not one.text:
+            return shown
     content = show(one.text)
     note = ""
     if one.error:
@@ -202,7 +247,18 @@ def bubble(one: StoredMessage, lang: Lang) -> dict[str, str]:
         note = f"*{t('chat.stopped', lang)}*"
     elif one.usage and one.usage.reason == "length":
         note = f"*{t('chat.length_reached', lang)}*"
-    return {"role": one.role, "content": f"{closed(content)}\n\n{note}" if note else content}
+    return [*shown, {"role": one.role, "content": f"{closed(content)}\n\n{note}" if note else content}]
+
+
+def images_block(images: Sequence[ImagePart], lang: Lang) -> dict[str, Any]:
+    """Thumbnails in a bubble, as Gradio's HTML component."""
+    return {
+        "type": "component",
+        "component": "html",
+        "value": images_html(images, lang),
+        "constructor_args": {},
+        "props": {},
+    }
 
 
 def doing(event: Event, title: str, lang: Lang) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from configs.schema import AppConfig
+from configs.schema import AppConfig, ModelKind
 from engines.library import Library
 from engines.runner import Runner
 from engines.worker import Worker
@@ -16,6 +16,7 @@ from interface.downloads import Downloads
 from interface.history import Store
 from interface.i18n import Lang, lang_of
 from interface.loads import Loads
+from interface.uploads import Uploads
 
 LANG_COOKIE = "shusheng_lang"
 
@@ -34,15 +35,24 @@ class Desk:
     answers: Answers
     downloads: Downloads
     loads: Loads
+    uploads: Uploads
 
     @classmethod
     def open(cls, library: Library) -> Desk:
         """The parts of an app that works on `library`'s data folder."""
         config = library.config
         runner = Runner(library, config.limits, lambda: Worker(config.data / "logs" / "engine.log"))
-        store = Store(config.data / "conversations.sqlite3")
+        images = config.data / "images"
+        store = Store(config.data / "conversations.sqlite3", images)
         store.settle()
-        return cls(config, library, runner, store, Answers(runner, store), Downloads(library), Loads(runner))
+        uploads = Uploads(config.uploads, config.data / "uploads", images)
+        return cls(config, library, runner, store, Answers(runner, store), Downloads(library), Loads(runner), uploads)
+
+    def first_model(self, kind: ModelKind) -> str:
+        """The model that a tab opens with: the configured one if it is of that kind, or the catalogue's first."""
+        wanted = self.library.spec(self.config.models.model)
+        of_kind = (spec for spec in self.library.catalogue.models if spec.kind == kind)
+        return wanted.id if wanted.kind == kind else next(of_kind).id
 
     def start(self) -> None:
         """Gets the first model ready, so that the first question does not wait for it."""

@@ -1,7 +1,8 @@
 """Conversations, kept in SQLite. The user's turn is committed before anything is generated for it.
 
 Messages form a tree: editing or regenerating adds a sibling and moves the conversation's head, and nothing is lost.
-Knows no engine and no page.
+Of an image only hash and size are in the file, so that the data folder can move; images stay when nothing names them
+any more. Knows no engine and no page.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engines.base import GenerationSettings, Message, Role, Usage
+from engines.base import GenerationSettings, ImagePart, Message, Role, TextPart, Usage
 from engines.errors import HistoryUnavailable
+from interface.uploads import image_path
 
 Status = Literal["growing", "complete", "stopped", "failed"]
 HeldWith = tuple[str, str, GenerationSettings]
@@ -37,10 +39,12 @@ class StoredMessage:
     status: Status
     usage: Usage | None
     error: dict[str, Any] | None
+    images: tuple[ImagePart, ...] = ()
 
     @property
     def message(self) -> Message:
-        return Message.of(self.role, self.text)
+        """Its images first: what is asked follows what it is asked about."""
+        return Message(self.role, (*self.images, TextPart(self.text)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +72,24 @@ def m001_initial(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX messages_of ON messages(conversation)")
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (m001_initial,)
+def m002_images(db: sqlite3.Connection) -> None:
+    db.execute("ALTER TABLE messages ADD COLUMN images TEXT NOT NULL DEFAULT '[]'")
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (m001_initial, m002_images)
 """Only ever appended to; `PRAGMA user_version` counts how many a file has had."""
 
 
 class Store:
     """One connection under one lock: writes are small and come a few times a second at most.
 
+    `images` is the folder that interface.uploads keeps them in.
     Raises HistoryUnavailable(detail) when the file cannot be read or written; the caller says so and goes on.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, images: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._images = images
         self._lock = threading.RLock()
         with _named_failure():
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5)
@@ -114,24 +124,26 @@ class Store:
         """The messages from the first to the head, in order."""
         with self._lock, _named_failure():
             rows = self._db.execute(
-                "WITH RECURSIVE path(id, parent, role, text, status, usage, error) AS ("
-                " SELECT m.id, m.parent, m.role, m.text, m.status, m.usage, m.error"
+                "WITH RECURSIVE path(id, parent, role, text, status, usage, error, images) AS ("
+                " SELECT m.id, m.parent, m.role, m.text, m.status, m.usage, m.error, m.images"
                 "  FROM messages m JOIN conversations c ON c.head = m.id WHERE c.id = ?"
-                " UNION ALL SELECT m.id, m.parent, m.role, m.text, m.status, m.usage, m.error"
+                " UNION ALL SELECT m.id, m.parent, m.role, m.text, m.status, m.usage, m.error, m.images"
                 "  FROM messages m JOIN path ON path.parent = m.id)"
-                " SELECT id, role, text, status, usage, error FROM path",
+                " SELECT id, role, text, status, usage, error, images FROM path",
                 (conversation,),
             ).fetchall()
-        return [_stored(row) for row in reversed(rows)]
+        return [self._stored(row) for row in reversed(rows)]
 
-    def add(self, conversation: str, role: Role, text: str, status: Status = "complete") -> int:
+    def add(
+        self, conversation: str, role: Role, text: str, status: Status = "complete", images: Sequence[ImagePart] = ()
+    ) -> int:
         """Appends to the head, and becomes it. Committed when this returns."""
         now = time.time()
         with self.transaction() as db:
             cursor = db.execute(
-                "INSERT INTO messages (conversation, parent, role, text, status, created)"
-                " SELECT id, head, ?, ?, ?, ? FROM conversations WHERE id = ?",
-                (role, text, status, now, conversation),
+                "INSERT INTO messages (conversation, parent, role, text, status, images, created)"
+                " SELECT id, head, ?, ?, ?, ?, ? FROM conversations WHERE id = ?",
+                (role, text, status, _json([[one.sha256, one.width, one.height] for one in images]), now, conversation),
             )
             db.execute(
                 "UPDATE conversations SET head = ?, updated = ?, title = CASE title WHEN '' THEN ? ELSE title END"
@@ -190,6 +202,18 @@ class Store:
                 migration(db)
                 db.execute(f"PRAGMA user_version = {number}")
 
+    def _stored(self, row: tuple[Any, ...]) -> StoredMessage:
+        id, role, text, status, usage, error, images = row
+        return StoredMessage(
+            id,
+            role,
+            text,
+            status,
+            Usage(**json.loads(usage)) if usage else None,
+            json.loads(error) if error else None,
+            tuple(ImagePart(sha256, image_path(self._images, sha256), *size) for sha256, *size in json.loads(images)),
+        )
+
     def _one(self, query: str, *values: object) -> Any:
         with self._lock, _named_failure():
             return self._db.execute(query, values).fetchone()
@@ -201,13 +225,6 @@ def _named_failure() -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise HistoryUnavailable(detail=str(error)) from error
-
-
-def _stored(row: tuple[Any, ...]) -> StoredMessage:
-    id, role, text, status, usage, error = row
-    return StoredMessage(
-        id, role, text, status, Usage(**json.loads(usage)) if usage else None, json.loads(error) if error else None
-    )
 
 
 def _json(value: object) -> str | None:

@@ -16,11 +16,18 @@ class Loads:
         self._runner = runner
         self._jobs: dict[str, Job] = {}
 
-    def load(self, model: str) -> None:
-        self._keep(model, self._runner.load)
+    def load(self, model: str, force: bool = False) -> Job:
+        """Queues a load, with `force` even against the guard's word; one that is under way is returned as it is."""
+        job = self._jobs.get(model)
+        if job is not None and job.kind == "load" and not job.ended:
+            return job
+        return self._keep(model, lambda: self._runner.load(model, force))
 
-    def unload(self, model: str) -> None:
-        self._keep(model, self._runner.unload)
+    def unload(self, model: str) -> Job:
+        return self._keep(model, lambda: self._runner.unload(model))
+
+    def of(self, model: str) -> Job | None:
+        return self._jobs.get(model)
 
     def loading(self, model: str) -> bool:
         """Whether a load of `model` is under way or in the queue."""
@@ -28,17 +35,14 @@ class Loads:
         return job is not None and job.kind == "load" and not job.ended
 
     @property
-    def running(self) -> bool:
+    def busy(self) -> bool:
         return any(not job.ended for job in list(self._jobs.values()))
 
-    def error(self, model: str) -> AppError | None:
-        """Why the last load or unload of `model` failed, if it did."""
-        job = self._jobs.get(model)
-        return None if job is None else job.error
-
-    def _keep(self, model: str, ask: Callable[[str], Job]) -> None:
+    def _keep(self, model: str, ask: Callable[[], Job]) -> Job:
         try:
-            self._jobs[model] = ask(model)
+            job = ask()
         except AppError as error:
-            refused = self._jobs[model] = Job("load", model)
-            refused.finish(error)
+            job = Job("load", model)
+            job.finish(error)
+        self._jobs[model] = job
+        return job

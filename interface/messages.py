@@ -119,6 +119,8 @@ def _worded(code: str, facts: Mapping[str, Any], lang: Lang) -> dict[str, Any]:
         words["reason"] = t(f"reason.{facts['kind']}", lang)
     if code == "model_corrupt" and f"problem.{facts['problem']}" in texts(lang):
         words["problem"] = t(f"problem.{facts['problem']}", lang, **facts)
+    if code == "image_rejected":
+        words["reason"] = t(f"image.{facts['reason']}", lang, **facts)
     if code == "model_missing":
         words["tried"] = "".join(f" {_tried(one, lang)}" for one in facts.get("tried", ()))
     if code == "not_enough_memory":

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from urllib.parse import quote
 
 from markdown_it import MarkdownIt
 
+from engines.base import ImagePart
+from interface.i18n import Lang, t
 from interface.messages import Notice
+from interface.uploads import thumbnail_path
 
 LATEX = [
     {"left": "$$", "right": "$$", "display": True},
@@ -101,3 +105,22 @@ def notice_html(notice: Notice) -> str:
         f'<div class="notice" role="alert"><strong>{html.escape(notice.title)}.</strong> '
         f"{html.escape(notice.body)} {html.escape(notice.hint)}</div>"
     )
+
+
+def images_html(images: Sequence[ImagePart], lang: Lang) -> str:
+    """Thumbnails that lead to the whole images; page.js opens those on the page.
+
+    Both are files of ours under their hashes, served by Gradio's own route from a folder that app.py names.
+    """
+    links = []
+    for number, one in enumerate(images, 1):
+        whole, small = (
+            html.escape("gradio_api/file=" + quote(path.as_posix()))
+            for path in (one.path, thumbnail_path(one.path.parent, one.sha256))
+        )
+        says = html.escape(t("vision.image", lang, number=number, width=one.width, height=one.height))
+        links.append(
+            f'<a class="picture" href="{whole}" target="_blank" title="{says}">'
+            f'<img src="{small}" width="{one.width}" height="{one.height}" alt="{says}"></a>'
+        )
+    return f'<div class="pictures">{"".join(links)}</div>'

@@ -12,6 +12,7 @@ from interface.desk import LANG_COOKIE
 from interface.i18n import LANGS, texts
 
 CSS = Path(__file__).with_name("style.css")
+SCRIPT = Path(__file__).with_name("page.js")
 
 SANS = ("system-ui", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Noto Sans Mono CJK SC", "monospace")
@@ -43,41 +44,14 @@ def theme() -> gr.themes.Base:
 
 
 def head(lang: Lang) -> str:
-    """A script that runs before the page: settles its language, and undoes entities in what is copied or edited.
-
-    Gradio translates its labels by navigator.language; the server reads the same choice from a cookie.
-    """
-    return "<script>" + _HEAD.replace("LANG", json.dumps(lang)).replace("COOKIE", json.dumps(LANG_COOKIE)) + "</script>"
+    """page.js, which runs before the page, with the configured language and the cookie's name filled in."""
+    script = SCRIPT.read_text(encoding="utf-8")
+    return (
+        "<script>" + script.replace("LANG", json.dumps(lang)).replace("COOKIE", json.dumps(LANG_COOKIE)) + "</script>"
+    )
 
 
 def translations() -> gr.I18n:
     """Our sentences for the labels that the browser puts in."""
     words = {lang: {key.replace(".", "_"): text for key, text in texts(lang).items()} for lang in LANGS}
     return gr.I18n(**{"en": words["en"], "zh": words["zh"], "zh-CN": words["zh"]})
-
-
-_HEAD = """
-(() => {
-  const fixed = LANG;
-  const wanted = fixed === "auto" ? (navigator.language || "en") : fixed;
-  const lang = wanted.toLowerCase().startsWith("zh") ? "zh-CN" : "en";
-  Object.defineProperty(navigator, "language", { get: () => lang, configurable: true });
-  Object.defineProperty(navigator, "languages", { get: () => [lang], configurable: true });
-  document.cookie = COOKIE + "=" + lang + "; path=/; SameSite=Lax";
-  // The characters that render.show writes as entities.
-  const clean = (text) => text.replace(/&#000(33|36|38|60);/g, (_, code) => String.fromCharCode(code));
-  if (navigator.clipboard) {
-    const write = navigator.clipboard.writeText.bind(navigator.clipboard);
-    navigator.clipboard.writeText = (text) => write(clean(text));
-  }
-  document.addEventListener("click", () => requestAnimationFrame(() => {
-    for (const box of document.querySelectorAll("#chat textarea")) {
-      const text = clean(box.value);
-      if (text !== box.value) {
-        box.value = text;
-        box.dispatchEvent(new Event("input", { bubbles: true }));
-      }
-    }
-  }));
-})();
-"""

@@ -6,26 +6,42 @@ Usage: python -m tools.screenshots   (needs Chromium)
 
 from __future__ import annotations
 
+import io
 import shutil
 import subprocess
 import sys
 import tempfile
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tools.served import ROOT, Served
 
 QUESTION = "Write a Python function that reverses a string."
 WORDS = {
-    "en-US": {"message": "Message", "models": "Models", "refused": "fake: words=12 after=9 die=SIGKILL"},
-    "zh-CN": {"message": "消息", "models": "模型", "refused": "fake: words=12 after=9 die=SIGKILL"},
+    "en-US": {
+        "message": "Message",
+        "models": "Models",
+        "images": "Image Q&A",
+        "question": "What is in these pictures?",
+        "refused": "fake: words=12 after=9 die=SIGKILL",
+    },
+    "zh-CN": {
+        "message": "消息",
+        "models": "模型",
+        "images": "图片问答",
+        "question": "这两张图里有什么？",
+        "refused": "fake: words=12 after=9 die=SIGKILL",
+    },
 }
 SHOWN = {
     "chat-wide-light-en": "chat.png",
     "chat-narrow-dark-zh": "chat-narrow.png",
     "models-wide-light-en": "models.png",
+    "images-wide-light-en": "images.png",
 }
 SIZES = {"wide": (1280, 800), "narrow": (390, 780)}
 
@@ -70,7 +86,41 @@ def take(browser: Browser, app: Served, scripted: Served, target: Path, size: st
     expect(page.locator("blockquote")).to_be_visible()
     page.locator("#settings .toggle-button").click()
     page.screenshot(path=target / f"failure-{look}.png")
+    page.goto(scripted.url)
+    take_images(page, words, target, look)
     context.close()
+
+
+def take_images(page: Page, words: dict[str, str], target: Path, look: str) -> None:
+    """The image tab before a model is loaded, and with a conversation."""
+    page.get_by_role("tab", name=words["images"]).click()
+    state = page.locator("#image-model-state .state")
+    expect(state).to_be_visible()
+    if "loaded" in (state.get_attribute("class") or ""):
+        page.locator("#image-unload").click()
+    expect(page.locator("#image-panel .plan")).to_be_visible()
+    page.locator("#image-prompt input[type=file]").set_input_files([picture("hills"), picture("sun")])
+    expect(page.locator("#image-prompt").get_by_label("File thumbnail")).to_have_count(2)
+    page.screenshot(path=target / f"images-empty-{look}.png")
+    box = page.locator("#image-prompt textarea")
+    box.fill(words["question"])
+    box.press("Enter")
+    expect(page.locator("#image-status")).to_contain_text("token")
+    expect(page.locator("#image-chat .picture img").last).to_have_js_property("complete", True)
+    page.screenshot(path=target / f"images-{look}.png")
+
+
+def picture(name: str) -> Any:
+    """A small landscape, so that nothing need be fetched or kept for a screenshot."""
+    image = Image.new("RGB", (1200, 800), "#f3e3c7")
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((760, 120, 960, 320), fill="#c3503a" if name == "sun" else "#e8c07a")
+    for shade, height, step in (("#8fa7a0", 420, 300), ("#4f6f73", 540, 220), ("#2d4449", 660, 160)):
+        points = [(x, height + (120 if (x // step) % 2 else 0)) for x in range(0, 1200 + step, step)]
+        draw.polygon([(0, 800), *points, (1200 + step, 800)], fill=shade)
+    data = io.BytesIO()
+    image.crop((0, 0, 1200, 800) if name == "hills" else (560, 0, 1160, 800)).save(data, "PNG")
+    return {"name": f"{name}.png", "mimeType": "image/png", "buffer": data.getvalue()}
 
 
 def ask(page: Page, label: str, text: str) -> None:

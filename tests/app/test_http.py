@@ -181,6 +181,7 @@ def test_updates_come_about_twenty_times_a_second_however_fast_the_engine_is(app
 def test_the_event_names_are_stable(app: Served) -> None:
     names = {one["api_name"] for one in httpx.get(app.url + "config").json()["dependencies"]}
     assert {"ask", "follow", "stop", "retry", "edit", "undo", "open", "refresh", "download", "load"} <= names
+    assert {"image_ask", "image_follow", "image_stop"} <= names
 
 
 def test_the_log_holds_no_traceback(app: Served) -> None:

@@ -21,6 +21,7 @@ OpenPage = Callable[..., Page]
 def browser() -> Iterator[Browser]:
     expect.set_options(timeout=15_000)
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    flags += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=flags)
         yield chromium

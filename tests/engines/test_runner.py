@@ -45,7 +45,7 @@ class FakeLibrary:
     def __init__(self, folder: Path, device: DeviceMemory = CARD) -> None:
         self.folder, self.device = folder, device
 
-    def admit(self, model: str, resident: Sequence[Resident]) -> tuple[MemoryPlan, Load]:
+    def admit(self, model: str, resident: Sequence[Resident], force: bool = False) -> tuple[MemoryPlan, Load]:
         plan = plan_load(load_catalogue()[model], self.device, resident)
         if plan.verdict == "refuse":
             raise NotEnoughMemory(plan=plan)
@@ -399,7 +399,7 @@ def test_two_models_stay_when_the_plan_lets_them(tmp_path: Path, gib: int, stay:
 
 def test_a_neighbour_goes_when_the_plan_says_so(tmp_path: Path) -> None:
     class Full(FakeLibrary):
-        def admit(self, model: str, resident: Sequence[Resident]) -> tuple[MemoryPlan, Load]:
+        def admit(self, model: str, resident: Sequence[Resident], force: bool = False) -> tuple[MemoryPlan, Load]:
             plan, load = super().admit(model, ())
             return replace(plan, verdict="unload_first", evict=tuple(one.model for one in resident)), load
 

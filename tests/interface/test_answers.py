@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from configs.load import load_catalogue, load_config
 from engines.base import GenerationSettings
@@ -81,7 +82,36 @@ def test_again_rewrite_and_undo(desk: Desk, id: str) -> None:
     desk.answers.rewrite(id, desk.store.path(id)[0].id, "two")
     answered(desk, id)
     assert [one.text for one in desk.store.path(id)] == ["two", "two "]
-    assert desk.answers.undo(id) == "two" and desk.store.path(id) == [] and desk.answers.undo(id) == ""
+    taken_back = desk.answers.undo(id)
+    assert taken_back and taken_back.text == "two" and desk.store.path(id) == [] and desk.answers.undo(id) is None
+
+
+def test_images_reach_the_engine_and_stay_through_again_rewrite_and_undo(desk: Desk, tmp_path: Path) -> None:
+    id = desk.store.create("internvl2-2b", "", SETTINGS)
+    images = tuple(desk.uploads.accept(picture(tmp_path, *size)) for size in ((64, 48), (30, 20)))
+    desk.answers.ask(id, "what are these?", images)
+    answered(desk, id)
+    assert desk.store.path(id)[-1].text == "2 images: 64x48, 30x20. what are these? "
+    desk.answers.ask(id, "and before?")
+    answer = desk.answers.of(id)
+    assert answer is not None and [len(one.images) for one in answer.job.messages] == [2, 0, 0]
+    answered(desk, id)
+    question = desk.store.path(id)[0]
+    desk.answers.rewrite(id, question.id, "only this", question.images[1:])
+    answered(desk, id)
+    assert desk.store.path(id)[-1].text == "1 image: 30x20. only this "
+    desk.answers.again(id)
+    answered(desk, id)
+    assert desk.store.path(id)[-1].text == "1 image: 30x20. only this "
+    taken_back = desk.answers.undo(id)
+    assert taken_back and taken_back.images == images[1:]
+
+
+def picture(data: Path, width: int, height: int) -> Path:
+    path = data / "uploads" / f"{width}.png"
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (width, height), "teal").save(path)
+    return path
 
 
 def test_a_failure_is_recorded_with_the_partial_answer(desk: Desk, id: str) -> None:
@@ -122,7 +152,7 @@ def test_closing_writes_what_was_said(tmp_path: Path) -> None:
     assert answer is not None
     until(lambda: answer.job.text)
     desk.close()
-    store = Store(tmp_path / "conversations.sqlite3")
+    store = Store(tmp_path / "conversations.sqlite3", tmp_path / "images")
     assert store.path(id)[-1].status == "stopped" and store.path(id)[-1].text.startswith("word0 ")
     store.close()
 

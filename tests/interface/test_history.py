@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from engines.base import GenerationSettings, Usage
+from engines.base import GenerationSettings, ImagePart, TextPart, Usage
 from engines.errors import HistoryUnavailable
-from interface.history import MIGRATIONS, Store
+from interface.history import MIGRATIONS, Store, m001_initial
 
 SETTINGS = GenerationSettings(temperature=0.3, seed=7)
 USAGE = Usage(10, 4, 20, 0.5, 2.0, "stop", 8192, 1)
@@ -18,7 +18,7 @@ USAGE = Usage(10, 4, 20, 0.5, 2.0, "stop", 8192, 1)
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "c.sqlite3")
+    store = Store(tmp_path / "c.sqlite3", tmp_path / "images")
     yield store
     store.close()
 
@@ -32,7 +32,7 @@ def test_a_conversation_and_what_it_is_held_with(store: Store, tmp_path: Path) -
     store.add(id, "user", "  你好,\n world  ")
     row = store.add(id, "assistant", "", "growing")
     store.write(row, "hello", "complete", USAGE)
-    again = Store(tmp_path / "c.sqlite3")
+    again = Store(tmp_path / "c.sqlite3", tmp_path / "images")
     assert said(again, id) == [("user", "  你好,\n world  "), ("assistant", "hello")]
     assert again.path(id)[1].usage == USAGE
     found = again.conversation(id)
@@ -72,7 +72,7 @@ def test_answers_that_a_killed_app_left_growing_are_closed_as_stopped(store: Sto
     id = store.create("m", "", SETTINGS)
     store.add(id, "user", "x")
     store.write(store.add(id, "assistant", "", "growing"), "half an ans", "growing")
-    again = Store(tmp_path / "c.sqlite3")
+    again = Store(tmp_path / "c.sqlite3", tmp_path / "images")
     assert again.settle() == 1 and again.settle() == 0
     assert again.path(id)[-1].status == "stopped" and again.path(id)[-1].text == "half an ans"
     again.close()
@@ -108,3 +108,30 @@ def test_a_full_disk_is_named_and_does_no_harm(store: Store) -> None:
     store._db.execute("PRAGMA max_page_count = 100000")
     store.write(row, "x" * 100_000, "complete")
     assert store._one("PRAGMA integrity_check") == ("ok",)
+
+
+def test_images_stay_with_their_question_and_move_with_the_folder(store: Store, tmp_path: Path) -> None:
+    images = tuple(ImagePart(f"{n:064x}", tmp_path / "images" / f"{n:064x}.webp", 40 + n, 30) for n in range(2))
+    id = store.create("m", "", SETTINGS)
+    store.add(id, "user", "what is this?", images=images)
+    store.add(id, "assistant", "a cat")
+    question, answer = store.path(id)
+    assert question.images == images and answer.images == ()
+    assert question.message.parts == (*images, TextPart("what is this?"))
+    moved = Store(tmp_path / "c.sqlite3", tmp_path / "elsewhere")
+    assert [one.path.parent for one in moved.path(id)[0].images] == [tmp_path / "elsewhere"] * 2
+    moved.close()
+
+
+def test_conversations_from_before_there_were_images_are_read(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "old.sqlite3") as db:
+        m001_initial(db)
+        db.execute("PRAGMA user_version = 1")
+        db.execute("INSERT INTO conversations VALUES ('id', 't', 'm', '', '{\"temperature\": 0.3}', 1, 0, 0)")
+        db.execute("INSERT INTO messages VALUES (1, 'id', NULL, 'user', 'hello', 'complete', NULL, NULL, 0)")
+    db.close()
+    store = Store(tmp_path / "old.sqlite3", tmp_path / "images")
+    assert said(store, "id") == [("user", "hello")] and store.path("id")[0].images == ()
+    found = store.conversation("id")
+    assert found and found.settings.detail == "auto"
+    store.close()

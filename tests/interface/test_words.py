@@ -97,6 +97,7 @@ FACTS: dict[str, dict[str, object]] = {
     "setting_out_of_range": {"name": "temperature", "value": 3.0, "low": 0.0, "high": 2.0},
     "still_answering": {},
     "conversation_moved": {},
+    "image_rejected": {"name": "cat.png", "reason": "too_thin", "width": 60000, "height": 1, "limit": 50},
     "model_unknown": {"model": "x", "nearest": "y", "known": "y, z"},
     "model_missing": {"model": "m", "tried": (("modelscope", "download_failed", {"source": "modelscope",
         "kind": "offline", "detail": ""}), ("huggingface", "model_corrupt", {"file": "f", "problem": "hash"}))},

@@ -1,0 +1,72 @@
+"""How the models are at this moment: what library, runner, downloads and loads say, put together for any tab."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from configs.schema import ModelSpec
+from engines.errors import AppError
+from engines.job import Loading
+from engines.memory import MemoryPlan, Resident
+from interface.desk import Desk
+from interface.i18n import Lang, t
+from interface.messages import explain
+from interface.plans import news_html, progress_html
+from interface.render import notice_html
+
+State = Literal["absent", "downloading", "ready", "loading", "loaded"]
+
+
+class Shelf:
+    """One for the app; it keeps nothing."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def state(self, model: str) -> State:
+        status = self._desk.runner.status()
+        download, job = self._desk.downloads.of(model), self._desk.loads.of(model)
+        if download is not None and download.running:
+            return "downloading"
+        if status.loading == model or (job is not None and job.kind == "load" and not job.ended):
+            return "loading"
+        if any(one.model == model for one in status.engaged):
+            return "loaded"
+        return "ready" if self._desk.library.folder(model) is not None else "absent"
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way that a page should go on looking at."""
+        status = self._desk.runner.status()
+        return self._desk.downloads.running or self._desk.loads.busy or status.loading is not None
+
+    def residents(self) -> list[Resident]:
+        return [Resident(one.model, one.memory, one.pid) for one in self._desk.runner.status().engaged]
+
+    def plan(self, spec: ModelSpec) -> MemoryPlan:
+        return self._desk.library.plan(spec.id, self.residents())
+
+    def measured(self, model: str) -> int:
+        """Bytes that it holds, 0 if it is not loaded."""
+        return next((one.bytes for one in self.residents() if one.model == model), 0)
+
+    def beside(self, model: str) -> int:
+        """Bytes that other models of ours hold."""
+        return sum(one.bytes for one in self.residents() if one.model != model)
+
+    def news(self, model: str, lang: Lang) -> str:
+        """How its download or its load goes, or why it failed."""
+        download = self._desk.downloads.of(model)
+        if download is not None and download.running:
+            return progress_html(download.progress, lang)
+        job = self._desk.loads.of(model)
+        at = job.now_at if job is not None else None
+        if isinstance(at, Loading):
+            title = self._desk.library.spec(model).title
+            stage = t(f"stage.{at.stage}", lang)
+            return news_html(t("chat.loading", lang, title=title, stage=stage, seconds=at.seconds))
+        if isinstance(at, AppError) and self.state(model) != "loaded":
+            return notice_html(explain(at, lang))
+        if download is not None and download.error is not None:
+            return notice_html(explain(download.error, lang))
+        return ""

@@ -1,0 +1,47 @@
+"""What the image tab does besides what every conversation does: its box holds images, and a picture can be taken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from configs.schema import ModelKind, ModelSpec
+from engines.base import ImagePart
+from interface.chat_events import ChatEvents
+from interface.history import StoredMessage
+from interface.i18n import Lang, t
+
+
+class VisionEvents(ChatEvents):
+    """The box is {"text": …, "files": [paths of uploads]}, as Gradio's MultimodalTextbox gives it."""
+
+    kind: ModelKind = "vision"
+
+    def is_empty(self, box: Any) -> bool:
+        return not box or not (box["text"].strip() or box["files"])
+
+    def question(self, box: Any) -> tuple[str, tuple[ImagePart, ...]]:
+        """Every file goes through the gate. Raises ImageRejected or TooManyImages."""
+        return box["text"], self._desk.uploads.accept_all(box["files"])
+
+    def boxed(self, question: StoredMessage) -> Any:
+        return {"text": question.text, "files": [str(one.path) for one in question.images]}
+
+    def fitting(self, settings: tuple[Any, ...]) -> tuple[Any, ...]:
+        return settings
+
+    def empty(self, spec: ModelSpec, lang: Lang) -> dict[str, Any]:
+        ready = t("chat.empty_ready", lang, title=spec.title)
+        return {"placeholder": f"## {t('vision.empty_title', lang)}\n{t('vision.empty_hint', lang)}\n\n{ready}"}
+
+    def camera(self, is_open: bool) -> tuple[Any, bool]:
+        """-> the camera's place, whether it is open."""
+        return gr.update(visible=not is_open), not is_open
+
+    def taken(self, box: Any, picture: str | None) -> tuple[Any, Any, Any, bool]:
+        """-> box, camera, its place, whether it is open: the picture lies with the other images."""
+        if picture is None:
+            return gr.skip(), gr.skip(), gr.skip(), True
+        box = box or {"text": "", "files": []}
+        return {"text": box["text"], "files": [*box["files"], picture]}, None, gr.update(visible=False), False
