@@ -10,13 +10,14 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.load import ROOT, load_catalogue, load_config
-from configs.schema import DTYPE_BYTES, AppConfig
+from configs.schema import DTYPE_BYTES, AppConfig, VisionTower
+from engines.need import weight_bytes
 
 
 def test_the_shipped_files_are_sound() -> None:
     config, catalogue = load_config({}, {}), load_catalogue()
     assert config.data == ROOT / "data" and config.models.model in catalogue
-    assert set(catalogue.ids) == {"smollm2-135m-instruct", "internlm2-chat-1_8b"}
+    assert set(catalogue.ids) == {"smollm2-135m-instruct", "internlm2-chat-1_8b", "internvl2-2b", "internvl2-2b-awq"}
 
 
 def test_app_toml_names_every_setting_with_its_default() -> None:
@@ -76,5 +77,18 @@ def test_the_catalogue_adds_up(spec: object) -> None:
     layer = attention + 3 * shape.hidden * shape.intermediate + 2 * shape.hidden
     embeddings = (1 if spec.demo else 2) * shape.vocab * shape.hidden  # type: ignore[attr-defined]  SmolLM2 ties them
     assert shape.parameters == shape.layers * layer + embeddings + shape.hidden
-    if spec.dtype == "bfloat16":  # type: ignore[attr-defined]
+    if spec.vision is not None:  # type: ignore[attr-defined]
+        assert spec.vision.parameters == tower_parameters(spec.vision, shape.hidden)  # type: ignore[attr-defined]
+        assert spec.download == pytest.approx(weight_bytes(spec, 2), rel=0.01)  # type: ignore[arg-type, attr-defined]
+    elif spec.dtype == "bfloat16":  # type: ignore[attr-defined]
         assert spec.download == pytest.approx(shape.parameters * DTYPE_BYTES["bfloat16"], rel=0.01)  # type: ignore[attr-defined]
+
+
+def tower_parameters(tower: VisionTower, decoder: int) -> int:
+    """Embeddings of patches, class and places; layers with biases and two scales; the projector behind four patches."""
+    hidden, patches = tower.hidden, tower.patches_per_tile
+    embeddings = 3 * 14 * 14 * hidden + hidden + hidden + patches * hidden
+    attention, mlp = 4 * hidden * hidden + 4 * hidden, 2 * hidden * tower.intermediate + hidden + tower.intermediate
+    layers = tower.layers * (attention + mlp + 4 * hidden + 2 * hidden)
+    projector = 2 * 4 * hidden + 4 * hidden * decoder + decoder + decoder * decoder + decoder
+    return embeddings + layers + projector

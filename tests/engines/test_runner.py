@@ -28,10 +28,10 @@ from engines.errors import (
     PromptTooLong,
 )
 from engines.job import Delta, Job, Loading, Ready, Waiting, Working
-from engines.memory import GIB, DeviceMemory, MemoryPlan, Resident
+from engines.memory import GIB, DeviceMemory, MemoryPlan, Resident, Wishes
 from engines.planner import plan_load
 from engines.runner import Runner
-from engines.wire import Load
+from engines.wire import Command, Load
 from engines.worker import Worker
 
 SETTINGS = GenerationSettings(max_new_tokens=30_000)
@@ -44,13 +44,22 @@ class FakeLibrary:
 
     def __init__(self, folder: Path, device: DeviceMemory = CARD) -> None:
         self.folder, self.device = folder, device
+        self.observed: list[tuple[MemoryPlan, int, float]] = []
+        self.smaller = False
+        """Whether there is less to try when a load has failed."""
 
-    def admit(self, model: str, resident: Sequence[Resident], force: bool = False) -> tuple[MemoryPlan, Load]:
-        plan = plan_load(load_catalogue()[model], self.device, resident)
-        if plan.verdict == "refuse":
+    def admit(
+        self, model: str, resident: Sequence[Resident], force: bool = False, below: int | None = None
+    ) -> tuple[MemoryPlan, Load]:
+        wishes = Wishes(force=force, below=below)
+        plan = plan_load(load_catalogue()[model], self.device, resident, wishes)
+        if plan.verdict == "refuse" or (below is not None and not self.smaller):
             raise NotEnoughMemory(plan=plan)
         plan = replace(plan, settings=replace(plan.settings, backend="fake"))
         return plan, Load(model, self.folder, plan.settings)
+
+    def observe(self, plan: MemoryPlan, held: int, seconds: float) -> None:
+        self.observed.append((plan, held, seconds))
 
 
 Make = Callable[..., Runner]
@@ -380,7 +389,9 @@ def test_a_question_that_cannot_be_answered_leaves_the_worker_alone(make: Make) 
 class SmallCard(FakeLibrary):
     """A card on which the models that the runner says are loaded hold what was planned for them."""
 
-    def admit(self, model: str, resident: Sequence[Resident]) -> tuple[MemoryPlan, Load]:
+    def admit(
+        self, model: str, resident: Sequence[Resident], force: bool = False, below: int | None = None
+    ) -> tuple[MemoryPlan, Load]:
         held = [Resident(one.model, plan_load(load_catalogue()[one.model], CARD).need.total) for one in resident]
         free = self.device.total - sum(one.bytes for one in held)
         plan = plan_load(load_catalogue()[model], replace(self.device, free=free), held)
@@ -399,7 +410,9 @@ def test_two_models_stay_when_the_plan_lets_them(tmp_path: Path, gib: int, stay:
 
 def test_a_neighbour_goes_when_the_plan_says_so(tmp_path: Path) -> None:
     class Full(FakeLibrary):
-        def admit(self, model: str, resident: Sequence[Resident], force: bool = False) -> tuple[MemoryPlan, Load]:
+        def admit(
+            self, model: str, resident: Sequence[Resident], force: bool = False, below: int | None = None
+        ) -> tuple[MemoryPlan, Load]:
             plan, load = super().admit(model, ())
             return replace(plan, verdict="unload_first", evict=tuple(one.model for one in resident)), load
 
@@ -408,6 +421,51 @@ def test_a_neighbour_goes_when_the_plan_says_so(tmp_path: Path) -> None:
     answer(ask(runner, "b", LARGE))
     assert [one.model for one in runner.status().engaged] == [LARGE] and len(children()) == 1
     assert runner.close() and not children()
+
+
+class Weak(Worker):
+    """A worker that dies in its load while it is asked for more than so many tokens of context."""
+
+    limit = 4096
+
+    def send(self, command: Command) -> None:
+        if isinstance(command, Load) and command.settings.context > self.limit:
+            return self.kill()
+        super().send(command)
+
+
+@pytest.mark.parametrize(("limit", "tries"), [(4096, 2), (1024, 2)], ids=["the second fits", "neither fits"])
+def test_a_load_that_failed_is_tried_once_more_with_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, tries: int
+) -> None:
+    monkeypatch.setattr(Weak, "limit", limit)
+    library, started = FakeLibrary(tmp_path), []
+    library.smaller = True
+
+    def start() -> Worker:
+        started.append(Weak(tmp_path / "engine.log"))
+        return started[-1]
+
+    runner = Runner(library, Limits(), start)
+    job = ask(runner, "hello", LARGE)
+    if limit == 4096:
+        assert answer(job) == "hello "
+        (engaged,) = runner.status().engaged
+        assert engaged.plan.settings.context == 4096
+        assert "smaller_after_failure" in [note.code for note in engaged.plan.reasons]
+        assert [plan.settings.context for plan, _, _ in library.observed] == [4096]
+    else:
+        with pytest.raises(EngineDied):
+            job.result()
+    assert len(started) == tries
+    assert runner.close() and not children()
+
+
+def test_a_forced_load_goes_against_the_guards_word(make: Make) -> None:
+    runner = make(replace(CARD, total=4 * GIB, free=3 * GIB))
+    runner.load(LARGE, force=True).result()
+    (engaged,) = runner.status().engaged
+    assert engaged.plan.forced and answer(ask(runner, "hello", LARGE)) == "hello "
 
 
 def test_a_refusal_carries_the_plan_and_starts_nothing(make: Make) -> None:

@@ -187,7 +187,7 @@ def test_an_answer_that_was_not_saved_is_part_of_the_next_prompt_and_written_at_
     assert answer is not None and [one.text for one in answer.job.messages][1:] == ["word0 word1 ", "next"]
     answered(desk, id)
     desk.close()
-    store = Store(tmp_path / "conversations.sqlite3")
+    store = Store(tmp_path / "conversations.sqlite3", tmp_path / "images")
     assert [one.text for one in store.path(id)][1:] == ["word0 word1 ", "next", "next "]
     store.close()
 
@@ -201,18 +201,18 @@ def test_a_question_that_cannot_be_committed_changes_nothing(
     before, held = desk.store.path(id), desk.store.conversation(id)
     work = getattr(desk.store, fails)
 
-    def full(*given: object) -> object:
+    def full(*given: object, **named: object) -> object:
         if fails != "add" or "assistant" in given:
             raise HistoryUnavailable(detail="full")
-        return work(*given)
+        return work(*given, **named)
 
     with monkeypatch.context() as patched:
         patched.setattr(desk.store, fails, full)
         new = ("internlm2-chat-1_8b", "Be brief.", SETTINGS)
         for change in (
-            lambda: desk.answers.ask(id, "two", new),
+            lambda: desk.answers.ask(id, "two", (), new),
             lambda: desk.answers.again(id, new),
-            lambda: desk.answers.rewrite(id, before[0].id, "two", new),
+            lambda: desk.answers.rewrite(id, before[0].id, "two", (), new),
         ):
             with pytest.raises(HistoryUnavailable):
                 change()
@@ -224,7 +224,7 @@ def test_a_question_that_cannot_be_committed_changes_nothing(
 def test_what_is_refused_does_not_change_what_the_conversation_is_held_with(desk: Desk, id: str) -> None:
     desk.answers.ask(id, "fake: words=100000 delay=0.01")
     held = desk.store.conversation(id)
-    for change in (lambda new: desk.answers.ask(id, "two", new), lambda new: desk.answers.again(id, new)):
+    for change in (lambda new: desk.answers.ask(id, "two", (), new), lambda new: desk.answers.again(id, new)):
         with pytest.raises(StillAnswering):
             change(("internlm2-chat-1_8b", "Be brief.", SETTINGS))
     assert desk.store.conversation(id) == held

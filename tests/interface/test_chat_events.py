@@ -12,7 +12,7 @@ import pytest
 from configs.load import load_catalogue, load_config
 from engines.errors import EngineDied
 from engines.library import Library
-from interface.chat_events import ChatEvents, bubble
+from interface.chat_events import ChatEvents, bubbles
 from interface.desk import Desk
 from interface.history import StoredMessage
 from interface.messages import record
@@ -101,11 +101,11 @@ def test_a_page_that_shows_something_else_cannot_edit(events: ChatEvents, index:
 
 def test_what_ended_an_answer_stands_below_its_unfinished_code_block() -> None:
     stopped = StoredMessage(1, "assistant", "```python\nretu", "stopped", None, None)
-    assert bubble(stopped, "en")["content"] == "```python\nretu\n```\n\n*Stopped*"
+    assert bubbles(stopped, "en")[0]["content"] == "```python\nretu\n```\n\n*Stopped*"
     error = record(EngineDied(model="m", signal="SIGKILL", exit_code=-9, stage="answer"))
     failed = StoredMessage(1, "assistant", "```python\nretu", "failed", None, error)
-    assert bubble(failed, "en")["content"].startswith("```python\nretu\n```\n\n> **The engine stopped.**")
-    assert bubble(StoredMessage(1, "assistant", "", "stopped", None, None), "en")["content"].strip() == "*Stopped*"
+    assert bubbles(failed, "en")[0]["content"].startswith("```python\nretu\n```\n\n> **The engine stopped.**")
+    assert bubbles(StoredMessage(1, "assistant", "", "stopped", None, None), "en")[0]["content"].strip() == "*Stopped*"
 
 
 def test_a_slow_model_does_not_go_back_to_reading(events: ChatEvents) -> None:

@@ -17,7 +17,7 @@ from engines.library import Library
 from interface.desk import Desk
 from interface.models import BUSY_TICK, IDLE_TICK, ModelEvents
 
-SMALL, LARGE = load_catalogue().ids
+SMALL, LARGE = load_catalogue().ids[:2]
 REQUEST = gr.Request(headers={}, cookies={})
 
 
@@ -57,11 +57,11 @@ def answering(desk: Desk) -> str:
 def test_a_load_that_fails_says_why_until_one_succeeds(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_LOAD", "fake: die=SIGKILL")
     ModelEvents(desk).load(SMALL)
-    until(lambda: not desk.loads.running)
+    until(lambda: not desk.loads.busy)
     assert "The engine stopped." in card(desk) and "here" in card(desk)
     monkeypatch.delenv("FAKE_LOAD")
     ModelEvents(desk).load(SMALL)
-    until(lambda: not desk.loads.running)
+    until(lambda: not desk.loads.busy)
     assert "loaded" in card(desk) and "The engine stopped" not in card(desk)
 
 
@@ -73,7 +73,7 @@ def test_a_load_that_waits_is_loading_and_keeps_the_page_awake(desk: Desk) -> No
     answer = desk.answers.of(conversation)
     assert answer is not None
     answer.job.cancel()
-    until(lambda: not desk.loads.running)
+    until(lambda: not desk.loads.busy)
     assert "state loaded" in card(desk) and tick(desk) == IDLE_TICK
 
 

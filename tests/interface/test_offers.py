@@ -11,7 +11,8 @@ import pytest
 
 from configs.load import load_catalogue, load_config
 from engines.library import Library
-from engines.memory import GIB, DeviceMemory, MemoryPlan, OtherProgram, Resident, plan_load
+from engines.memory import GIB, DeviceMemory, MemoryPlan, OtherProgram, Resident
+from engines.planner import plan_load
 from interface.desk import Desk
 from interface.i18n import LANGS, Lang
 from interface.offers import Offers, language_part
@@ -30,10 +31,10 @@ class SmallCard(Library):
     others: tuple[OtherProgram, ...] = ()
     seconds: dict[str, float] = {}  # noqa: RUF012
 
-    def plan(self, model: str, resident: Any = (), device: Any = None, context: Any = None, force: bool = False) -> Any:
+    def plan(self, model: str, resident: Any = (), device: Any = None, *wishes: Any, **others: Any) -> Any:
         held = sum(one.bytes for one in resident)
         card = DeviceMemory("card", "cuda", 8 * GIB, self.free - held, 32 * GIB, 32 * GIB, self.others)
-        return super().plan(model, resident, card, context, force)
+        return super().plan(model, resident, card, *wishes, **others)
 
     def load_seconds(self, model: str) -> float | None:
         return self.seconds.get(model)
