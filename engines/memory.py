@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from configs.schema import Dtype, Quantization
+from engines.base import DETAIL_TILES, Detail
 
 MIB = 2**20
 GIB = 2**30
@@ -33,7 +34,7 @@ class OtherProgram:
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory:
-    """What the driver says at this moment. On the CPU `total` and `free` are the host's."""
+    """What the driver says at this moment. On the CPU `total` and `free` are the host's, and `cores` its threads."""
 
     name: str
     kind: Kind
@@ -42,6 +43,7 @@ class DeviceMemory:
     host_total: int
     host_free: int
     others: tuple[OtherProgram, ...] = ()
+    cores: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +84,17 @@ class LoadSettings:
     context: int
     prefill_chunk: int = PREFILL_CHUNK
     max_tiles: int = 0
+    auto_tiles: int = 0
+    """Of one image when no detail is asked for; 0 is as many as there may be."""
     max_batch: int = 1
     quantization: Quantization = "none"
     kv_bits: int = 16
     kv_bytes: int = 0
     before_kv: int = 0
+
+    def tiles(self, detail: Detail) -> int:
+        """Tiles that one image may be cut into for a detail; several images share `max_tiles`."""
+        return DETAIL_TILES.get(detail, self.auto_tiles or self.max_tiles)
 
     def kv_ratio(self, free: int) -> float:
         """The KV cache as the share of free memory that LMDeploy asks for, if `free` bytes are free before the load."""

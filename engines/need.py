@@ -38,6 +38,11 @@ KV_PAGE = 32 * MIB
 KV_BLOCK = 64
 """TurboMind hands out its KV cache in pages, and tokens in blocks of so many."""
 
+NATIVE_CHUNK = 64
+"""Tokens of a prefill on a CPU at once: a cancel waits for no more than that."""
+CORE_FLOPS = 35e9
+"""What one core of a server's CPU does in bfloat16 or float32, as measured with this model; for an estimate."""
+
 Room = tuple[int, int, int]
 """Tokens of context, tiles of one image, bits of a key or value."""
 
@@ -55,9 +60,7 @@ def choices(spec: ModelSpec, kind: Kind, wishes: Wishes) -> list[Choice]:
     if spec.vision is None:
         found = [_text(spec, kind, context) for context in _contexts(spec, wishes)]
     else:
-        backends: tuple[Backend, ...] = ("turbomind", "pytorch", "native") if kind == "cuda" else ("native",)
-        backends = tuple(one for one in backends if one in wishes.backends and wishes.backend in (None, one))
-        found = [one for backend in backends for one in _vision(spec, kind, backend, wishes)]
+        found = [one for backend in _backends(kind, wishes) for one in _vision(spec, kind, backend, wishes)]
     corrected = [_as_measured(one, wishes) for one in found]
     return [one for one in corrected if wishes.below is None or one.need.total < wishes.below]
 
@@ -125,6 +128,14 @@ def _contexts(spec: ModelSpec, wishes: Wishes) -> list[int]:
         return [min(wishes.context, spec.window)]
     most = min(wishes.usual_context, spec.window)
     return [most, *(step for step in CONTEXT_LADDER if step < most)]
+
+
+def _backends(kind: Kind, wishes: Wishes) -> tuple[Backend, ...]:
+    """Which may run an image model: LMDeploy's engines on a card, transformers without one or where they are not."""
+    lmdeploy = tuple(one for one in wishes.backends if one != "native") if kind == "cuda" else ()
+    if wishes.backend is None:
+        return lmdeploy or ("native",)
+    return (wishes.backend,) if wishes.backend in (*lmdeploy, "native") else ()
 
 
 def _vision(spec: ModelSpec, kind: Kind, backend: Backend, wishes: Wishes) -> Iterator[Choice]:
@@ -199,12 +210,31 @@ def _native(spec: ModelSpec, kind: Kind, room: Room) -> Choice:
     tile = tower.patches_per_tile * (2 * tower.intermediate + 6 * tower.hidden) * size
     base = need_of(spec, kind, context)
     need = replace(base, weights=weight_bytes(spec, size), vision=features + tile)
-    return Choice(LoadSettings("native", kind, dtype, context, max_tiles=tiles), need, context >= COMFORTABLE)
+    chunk = PREFILL_CHUNK if kind == "cuda" else NATIVE_CHUNK
+    # What memory allows would take minutes on a CPU; who wants it asks for it.
+    auto = 1 if kind == "cpu" else 0
+    settings = LoadSettings("native", kind, dtype, context, chunk, tiles, auto)
+    return Choice(settings, need, context >= COMFORTABLE)
+
+
+def look_seconds(spec: ModelSpec, tiles: int, cores: int) -> float:
+    """About how long a CPU takes to the first word about an image in one or in `tiles` tiles.
+
+    Two operations for each weight and token: the tower's for every patch, the decoder's for every token it makes.
+    """
+    tower = spec.vision
+    assert tower is not None  # noqa: S101
+    each = tower.patches_per_tile * tower.parameters + tower.tokens_per_tile * spec.architecture.parameters
+    return 2 * with_thumbnail(tiles) * each / (CORE_FLOPS * cores)
 
 
 def _as_measured(choice: Choice, wishes: Wishes) -> Choice:
-    """The choice with its context as this machine showed it, where a model of the same backend was loaded before."""
-    seen = wishes.measured.get(choice.settings.backend)
+    """The choice with its context as this machine showed it, where the model was loaded with this backend before.
+
+    Of LMDeploy's engines alone, which take all they will ever take at the start: what the others hold grows with use.
+    """
+    backend = choice.settings.backend
+    seen = wishes.measured.get(backend) if backend in ("turbomind", "pytorch") else None
     if seen is None:
         return choice
     context = max(choice.need.context // 4, seen.context)

@@ -8,7 +8,7 @@ from itertools import combinations
 
 from configs.schema import ModelSpec
 from engines.memory import GIB, Choice, DeviceMemory, MemoryPlan, Note, Resident, Wishes
-from engines.need import CONTEXT_LADDER, CUDA_HOST, choices
+from engines.need import CONTEXT_LADDER, CUDA_HOST, choices, look_seconds
 
 EIGHT = 7.5 * GIB
 """Cards sold as 8 GB report 7.76 to 8.00 GiB."""
@@ -78,6 +78,9 @@ def _accepted(
         reasons.append(Note("context_reduced", {"wanted": wanted.context, "context": settings.context}))
     if settings.max_tiles < wanted.max_tiles:
         reasons.append(Note("tiles_reduced", {"wanted": wanted.max_tiles, "tiles": settings.max_tiles}))
+    if spec.vision is not None and device.kind == "cpu":
+        one, most = (look_seconds(spec, tiles, device.cores) for tiles in (1, settings.max_tiles))
+        reasons.append(Note("slow_on_cpu", {"one": one, "most": most}))
     plan = MemoryPlan(spec.id, "load", device, choice.need, settings, tuple(reasons), forced=forced)
     if not evicted:
         return plan

@@ -31,7 +31,7 @@ def device_memory(own_pids: frozenset[int] = frozenset()) -> DeviceMemory:
         # A model is mostly its file mapped into memory, which the system counts as free, for it can read it again. But
         # a model that loses its weights reads them for every token: here they are in use until their worker ends.
         free = max(0, host_free - sum(_mapped(pid) for pid in own_pids))
-        return DeviceMemory(_cpu_name(), "cpu", host_total, free, host_total, free)
+        return DeviceMemory(_cpu_name(), "cpu", host_total, free, host_total, free, cores=os.cpu_count() or 1)
     name, total, free, others = card
     return DeviceMemory(name, "cuda", total, free, host_total, host_free, others)
 

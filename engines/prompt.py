@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
-from engines.base import DETAIL_TILES, Detail, ImagePart, Message
+from engines.base import ImagePart, Message
 from engines.errors import PromptTooLong, TooManyImages
 from engines.tiling import share, with_thumbnail
 
@@ -153,11 +153,11 @@ def _cuts(tokens: Sequence[int], block: int) -> list[int]:
 
 
 def fit_images(
-    messages: Sequence[Message], format_of: Callable[[int], ImageChatFormat], limit: int, max_tiles: int, detail: Detail
+    messages: Sequence[Message], format_of: Callable[[int], ImageChatFormat], limit: int, max_tiles: int, asked: int
 ) -> ImagePrompt:
     """The prompt within `limit` tokens, with images that together take no more tiles than one at `max_tiles` may.
 
-    They share these evenly, each within what `detail` asks for; `format_of` gives the format for so many tiles an
+    They share these evenly, each within the `asked` tiles; `format_of` gives the format for so many tiles an
     image. The oldest turns make room, as they do for tokens. Raises TooManyImages(images, limit) when the last turn's
     images are too many at one tile each, and PromptTooLong as `fit` does.
     """
@@ -167,7 +167,7 @@ def fit_images(
         if left_out == turn_count(messages):
             raise TooManyImages(images=images, limit=most)
         kept = without_turns(messages, left_out)
-    each = min(DETAIL_TILES.get(detail, max_tiles), share(max_tiles, images))
+    each = min(asked, share(max_tiles, images))
     form = format_of(each)
     prompt = fit(kept, form, limit)
     spans = tuple(form.image_spans(prompt.ids))

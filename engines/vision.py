@@ -68,7 +68,8 @@ class LMDeployEngine:
         settings = settings.checked()
         started = time.monotonic()
         limit = prompt_limit(self._settings.context, settings.max_new_tokens, KEPT)
-        prompt = fit_images(messages, self._format_of, limit, self._settings.max_tiles, settings.detail)
+        tiles = self._settings.tiles(settings.detail)
+        prompt = fit_images(messages, self._format_of, limit, self._settings.max_tiles, tiles)
         ids: list[int] = []
         decoder = TokenDecoder(self._tokenizer)
         first: float | None = None

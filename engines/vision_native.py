@@ -59,7 +59,8 @@ class NativeVisionEngine(TextEngine):
 
     def _prompt(self, messages: Sequence[Message], settings: GenerationSettings) -> ImagePrompt:
         limit = prompt_limit(self._settings.context, settings.max_new_tokens, KEPT)
-        return fit_images(messages, self._format_of, limit, self._settings.max_tiles, settings.detail)
+        tiles = self._settings.tiles(settings.detail)
+        return fit_images(messages, self._format_of, limit, self._settings.max_tiles, tiles)
 
     def _looks(self, prompt: ImagePrompt) -> list[Look]:
         """How each image of the prompt is shown, in order."""

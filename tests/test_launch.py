@@ -30,12 +30,13 @@ def test_serve_is_the_default() -> None:
 
 def test_every_flag_of_serve() -> None:
     flags = "--host ::1 --port 0 --no-browser --offline --lang zh --model internlm2-chat-1_8b --fake --data /tmp/x"
+    flags += " --backend pytorch --force"
     got = parse_args(flags.split())
     assert (got.host, got.port, got.browser, got.offline, got.lang) == ("::1", 0, False, True, "zh")
     assert (got.model, got.fake, got.data) == ("internlm2-chat-1_8b", True, Path("/tmp/x"))
     assert got.overrides == {
         "host": "::1", "port": 0, "browser": False, "data": Path("/tmp/x"), "offline": True, "lang": "zh",
-        "model": "internlm2-chat-1_8b",
+        "model": "internlm2-chat-1_8b", "backend": "pytorch", "force": True,
     }  # fmt: skip
 
 

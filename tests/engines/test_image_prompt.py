@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engines.base import ImagePart, Message, TextPart
+from engines.base import DETAIL_TILES, ImagePart, Message, TextPart
 from engines.checkpoints import load_tokenizer
 from engines.errors import PromptTooLong, TooManyImages
 from engines.prompt import ImageChatFormat, ImagePrompt, fit_images
@@ -116,7 +116,7 @@ def fitted(
     def format_of(most: int) -> ImageChatFormat:
         return ImageChatFormat(tokenizer, lambda one: tile_count(one.width, one.height, most))
 
-    return fit_images(messages, format_of, limit, max_tiles, detail)
+    return fit_images(messages, format_of, limit, max_tiles, DETAIL_TILES.get(detail, max_tiles))
 
 
 @pytest.mark.parametrize(

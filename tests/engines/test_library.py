@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from configs.load import load_catalogue
+from configs.load import load_catalogue, load_config
 from configs.schema import AppConfig
+from engines import library as library_module
 from engines import probe
 from engines.library import Library
-from engines.memory import GIB, MIB, LoadSettings, Resident
+from engines.memory import GIB, MIB, DeviceMemory, LoadSettings, Resident
 from engines.wire import Load, Loaded
 from engines.worker import Worker
 from tests.checkpoints import make_internlm2
 
-SMALL, LARGE = load_catalogue().ids
+SMALL, LARGE = load_catalogue().ids[:2]
 FREE = 6 * GIB
 
 
@@ -64,3 +66,49 @@ def test_a_measure_that_is_out_of_date_is_taken_again(resident: Resident, tmp_pa
     library = Library(AppConfig(tmp_path), load_catalogue())
     stale = Resident(SMALL, resident.bytes + 4 * GIB, resident.pid)
     assert near(library.plan(SMALL, [stale]).device.free, library.plan(SMALL, [resident]).device.free)
+
+
+VISION = "internvl2-2b"
+CARD = DeviceMemory("card", "cuda", 8 * GIB, int(7.5 * GIB), 32 * GIB, 32 * GIB)
+
+
+def configured(folder: Path, **values: object) -> Library:
+    return Library(load_config({"data": folder} | values, {}), load_catalogue())
+
+
+def test_what_a_load_took_moves_the_next_plan_and_tells_how_long_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library_module, "device_memory", lambda pids=frozenset(): CARD)
+    library = configured(tmp_path)
+    plan = library.plan(VISION, device=CARD)
+    assert library.load_seconds(VISION) is None and plan.settings.backend == "turbomind"
+    library.observe(plan, plan.need.total - 200 * MIB, 12.5)
+    again = configured(tmp_path)
+    assert again.load_seconds(VISION) == 12.5
+    assert again.plan(VISION, device=CARD).need.context == plan.need.context - 200 * MIB
+    assert again.measured(VISION, CARD.name)["turbomind"].planned == plan.need.total
+    assert configured(tmp_path, backend="pytorch").plan(VISION, device=CARD).need.context != plan.need.context
+
+
+def test_nothing_is_learned_from_the_scripted_engine_or_from_a_device_that_does_not_say(tmp_path: Path) -> None:
+    library = configured(tmp_path)
+    plan = library.plan(VISION, device=CARD)
+    library.observe(plan, 0, 1.0)
+    library.observe(replace(plan, settings=replace(plan.settings, backend="fake")), GIB, 1.0)
+    assert library.measured(VISION, CARD.name) == {}
+
+
+def test_backend_and_force_are_configured(tmp_path: Path) -> None:
+    assert configured(tmp_path, backend="pytorch").plan(VISION, device=CARD).settings.backend == "pytorch"
+    small = replace(CARD, total=6 * GIB, free=6 * GIB)
+    assert configured(tmp_path).plan(VISION, device=small).verdict == "refuse"
+    forced = configured(tmp_path, force=True).plan(VISION, device=small)
+    assert forced.verdict == "load" and forced.forced
+
+
+def test_a_card_that_is_here_is_planned_for_with_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe.vision_backends.cache_clear()
+    monkeypatch.setattr(probe, "torch_has_cuda", lambda: False)
+    assert probe.vision_backends() == ("native",)
+    probe.vision_backends.cache_clear()

@@ -32,7 +32,10 @@ pytestmark = pytest.mark.gpu
 BF16, AWQ = "internvl2-2b", "internvl2-2b-awq"
 FREE = (8.0, 6.0, 5.0, 4.0, 7.0, 24.0, 7.5, 12.0)
 SIZES = ((448, 448), (1792, 1344), (4000, 3000))
-PRELOAD = "import torch, torchvision, lmdeploy, lmdeploy.vl.engine, lmdeploy.{module}\n"
+PRELOAD = (
+    "import os, sys; os.environ.pop('PYTHONPATH')\n"  # what the worker starts itself is not to wait for this
+    "sys.argv == ['-c'] and [__import__(name) for name in ('torch', 'torchvision', 'lmdeploy.{module}')]\n"
+)
 
 
 @pytest.fixture(scope="module")
