@@ -32,10 +32,10 @@ pytestmark = pytest.mark.gpu
 BF16, AWQ = "internvl2-2b", "internvl2-2b-awq"
 FREE = (8.0, 6.0, 5.0, 4.0, 7.0, 24.0, 7.5, 12.0)
 SIZES = ((448, 448), (1792, 1344), (4000, 3000))
-PRELOAD = (
-    "import os, sys; os.environ.pop('PYTHONPATH')\n"  # what the worker starts itself is not to wait for this
-    "sys.argv == ['-c'] and [__import__(name) for name in ('torch', 'torchvision', 'lmdeploy.{module}')]\n"
-)
+PRELOAD = """import os
+os.environ["PYTHONPATH"] = {path!r}  # what the worker starts itself is not to import all this, too
+import torch, torchvision, lmdeploy.{module}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +65,10 @@ class Starter:
         site = self._folder / backend
         site.mkdir(exist_ok=True)
         module = "turbomind" if backend == "turbomind" else "pytorch.engine"
-        (site / "sitecustomize.py").write_text(PRELOAD.format(module=module))
+        path = os.environ.get("PYTHONPATH", "")
+        (site / "sitecustomize.py").write_text(PRELOAD.format(module=module, path=path))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", f"{site}:{os.environ.get('PYTHONPATH', '')}")
+            patch.setenv("PYTHONPATH", f"{site}:{path}")
             if backend == "turbomind":
                 patch.setenv("PYTORCH_NO_CUDA_MEMORY_CACHING", "1")
             self._ready[backend] = Worker(self._folder / "engine.log")
