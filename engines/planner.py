@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import combinations
 
 from configs.schema import ModelSpec
-from engines.memory import GIB, Choice, DeviceMemory, MemoryPlan, Note, Resident, Wishes
+from engines.memory import GIB, Choice, DeviceMemory, MemoryPlan, Need, Note, Resident, Wishes
 from engines.need import CONTEXT_LADDER, CUDA_HOST, choices, look_seconds
 
 EIGHT = 7.5 * GIB
@@ -104,8 +104,9 @@ def _impossible(
     """The refusal of a model that nothing here can run, or not with so little; --force does not change that."""
     reason = Note("no_smaller" if wishes.below is not None else "no_backend", {"device": device.name})
     anyhow = choices(spec, "cuda", Wishes())[-1]
+    need = Need(anyhow.need.weights, 0, 0, 0, 0)
     remedies = _others(spec, device, others, wishes, alternatives)
-    return MemoryPlan(spec.id, "refuse", device, anyhow.need, anyhow.settings, (reason,), remedies)
+    return MemoryPlan(spec.id, "refuse", device, need, anyhow.settings, (reason,), remedies)
 
 
 def _shortage(choice: Choice, device: DeviceMemory, wishes: Wishes) -> Note:

@@ -36,3 +36,9 @@ def settled(page: Page) -> None:
     """Nothing is being answered: Send is there to be pressed, Stop is not."""
     expect(stop_button(page)).to_be_hidden()
     expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
+
+
+def of_card(page: Page, model: str, name: str) -> Locator:
+    """A button of a model's card on the models tab."""
+    card = page.locator(".card", has=page.locator(f"#card-{model}"))
+    return card.get_by_role("button", name=name, exact=True)

@@ -172,6 +172,8 @@ def test_a_photograph_lies_with_the_other_images(images_page: Any) -> None:
     attach(page, TWO[:1])
     page.get_by_role("button", name="Camera").click()
     page.locator("#image-camera").get_by_text("Click to Access Webcam").click()
+    # Before its first frame the camera has nothing to take.
+    page.wait_for_function("document.querySelector('#image-camera video')?.currentTime > 0")
     page.locator("#image-camera").get_by_label("capture photo").click()
     expect(attached(page)).to_have_count(2)
     expect(page.locator("#image-camera")).to_be_hidden()
@@ -216,9 +218,10 @@ def test_stop_keeps_what_was_said(images_page: Any) -> None:
 
 def test_the_guards_word_comes_before_load_and_unload_after(images_page: Any) -> None:
     page = images_page()
-    page.get_by_label("Model", exact=True).last.click()
-    page.get_by_role("option", name="InternVL2-2B-AWQ").click()
     guard = page.locator("#image-panel")
+    say(page, "load it")
+    expect(answers(page).last).to_contain_text("load it")
+    page.locator("#image-unload").click()
     expect(guard.locator(".plan")).to_contain_text("needs")
     for part in ("other programs", "weights", "KV cache", "workspace", "free"):
         expect(guard.locator(".legend")).to_contain_text(part)

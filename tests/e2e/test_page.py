@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import OpenPage
-from tests.e2e.person import answers, ask, say
+from tests.e2e.person import answers, ask, of_card, say
 from tools.served import Served
 
 HTML = [
@@ -177,9 +177,9 @@ def test_the_models_tab_says_what_fits_and_unloads_and_loads(fake: Served, open_
     expect(card).to_contain_text("small English demo model")
     expect(card).to_contain_text("Fits: needs")
     expect(card.locator(".state")).to_have_text("loaded")
-    page.get_by_role("button", name="Unload").first.click()
+    of_card(page, "smollm2-135m-instruct", "Unload").click()
     expect(card.locator(".state")).to_have_text("here")
-    page.get_by_role("button", name="Load", exact=True).first.click()
+    of_card(page, "smollm2-135m-instruct", "Load").click()
     expect(card.locator(".state")).to_have_text("loaded")
 
 
@@ -187,14 +187,14 @@ def test_a_load_behind_an_answer_shows_when_it_is_done(fake: Served, open_page: 
     one, two = open_page(fake.url), open_page(fake.url)
     two.get_by_role("tab", name="Models").click()
     card = two.locator("#card-internlm2-chat-1_8b")
-    unload = two.get_by_role("button", name="Unload")
+    unload = two.locator(".card").get_by_role("button", name="Unload")
     while unload.count():
         shown = unload.count()
         unload.first.click()
         expect(unload).to_have_count(shown - 1)
     say(one, "fake: words=2000 delay=0.02")
     expect(answers(one).last).to_contain_text("word3 ")
-    two.get_by_role("button", name="Load", exact=True).last.click()
+    of_card(two, "internlm2-chat-1_8b", "Load").click()
     expect(card.locator(".state")).to_have_text("loading")
     one.get_by_role("button", name="Stop", exact=True).click()
     expect(card.locator(".state")).to_have_text("loaded")
@@ -204,7 +204,7 @@ def test_a_load_that_fails_says_why_on_its_card(tmp_path: Path, open_page: OpenP
     app = Served(tmp_path, "--fake", environ={"FAKE_LOAD": "fake: die=SIGKILL"})
     page = open_page(app.url)
     page.get_by_role("tab", name="Models").click()
-    page.get_by_role("button", name="Load", exact=True).last.click()
+    of_card(page, "internlm2-chat-1_8b", "Load").click()
     expect(page.locator("#card-internlm2-chat-1_8b")).to_contain_text("The engine stopped")
     expect(page.locator("#card-internlm2-chat-1_8b .state")).to_have_text("here")
     page.context.close()
