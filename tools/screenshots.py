@@ -93,6 +93,7 @@ def take(browser: Browser, app: Served, scripted: Served, target: Path, size: st
 
 def take_images(page: Page, words: dict[str, str], target: Path, look: str) -> None:
     """The image tab before a model is loaded, and with a conversation."""
+    expect(page.locator("#model-state .state")).to_be_visible()
     page.get_by_role("tab", name=words["images"]).click()
     state = page.locator("#image-model-state .state")
     expect(state).to_be_visible()
