@@ -12,14 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from configs.schema import Limits
 from engines.base import GenerationSettings, Message, Usage
 from engines.errors import AppError, Busy, EngineDied, EngineHung, InputError, NotEnoughMemory, OutOfMemory
 from engines.job import NOTHING, Job, Loading, Ready, Waiting, Working
 from engines.memory import MemoryPlan, Note, Resident
-from engines.wire import Cancel, Done, Failed, Generate, Gone, Load, Loaded, Stage, Text, WorkerHandle
+from engines.status import Engaged, RunnerStatus
+from engines.wire import Cancel, Done, Failed, Generate, Gone, Library, Load, Loaded, Stage, Text, WorkerHandle
 
 log = logging.getLogger(__name__)
 
@@ -27,35 +27,6 @@ TICK = 0.05
 CANCEL_GRACE = 10.0
 """Seconds an engine has to notice a cancel before its worker is ended."""
 CLOSE_GRACE = 2.0
-
-
-class Library(Protocol):
-    """What the runner needs of engines.library.Library: the guard's word before every load."""
-
-    def admit(
-        self, model: str, resident: Sequence[Resident], force: bool = False, below: int | None = None
-    ) -> tuple[MemoryPlan, Load]: ...
-    def observe(self, plan: MemoryPlan, held: int, seconds: float) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Engaged:
-    """A loaded model, as others see it: `memory` was measured, `plan` is what the guard said before."""
-
-    model: str
-    pid: int
-    memory: int
-    plan: MemoryPlan
-
-
-@dataclass(frozen=True, slots=True)
-class RunnerStatus:
-    """What is loaded, what is being loaded, and how many jobs there are."""
-
-    engaged: tuple[Engaged, ...]
-    loading: str | None
-    running: int
-    waiting: int
 
 
 @dataclass

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
 from engines.base import GenerationSettings, Message, Usage
 from engines.errors import AppError, EngineDied, OutOfMemory
-from engines.memory import LoadSettings
+from engines.memory import LoadSettings, MemoryPlan, Resident
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,15 @@ class WorkerHandle(Protocol):
     def receive(self, timeout: float) -> Reply | None: ...
     def close(self) -> None: ...
     def kill(self) -> None: ...
+
+
+class Library(Protocol):
+    """What the runner needs of engines.library.Library: the guard's word before every load."""
+
+    def admit(
+        self, model: str, resident: Sequence[Resident], force: bool = False, below: int | None = None
+    ) -> tuple[MemoryPlan, Load]: ...
+    def observe(self, plan: MemoryPlan, held: int, seconds: float) -> None: ...
 
 
 def write(stream: IO[bytes], message: object) -> None:
