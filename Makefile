@@ -41,6 +41,6 @@ clean:
 	@$(PY) launch.py models get || true
 	@touch $@
 
-.venv/.installed-dev: .venv/.installed-run requirements-dev.txt
+.venv/.installed-dev: .venv/.installed-run requirements-dev.txt requirements-lmdeploy.txt
 	@$(PYTHON) tools/install.py --dev
 	@touch $@

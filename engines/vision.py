@@ -49,7 +49,11 @@ class LMDeployEngine:
         os.environ["LMDEPLOY_ENABLE_CHECK_ENV"] = "0"
         stage("libraries")
         import lmdeploy
+        from lmdeploy import turbomind
 
+        if settings.backend == "turbomind" and not turbomind.is_available():
+            # LMDeploy would take its other engine without a word, with settings that were not made for it.
+            raise EngineFailed(kind="TurboMind") from turbomind._import_error
         lmdeploy_configs.register()
         self._lmdeploy = lmdeploy
         stage("tokenizer")
@@ -225,7 +229,7 @@ class _Stream:
                 yield from told
         if self._end.error is not None or self._end.reason not in ("stop", "length"):
             kind = type(self._end.error).__name__ if self._end.error else self._end.reason
-            raise EngineFailed(kind=kind, stage="answer") from self._end.error
+            raise EngineFailed(kind=kind) from self._end.error
         self.reason = "length" if self._end.reason == "length" else "stop"
 
     def stop(self) -> None:

@@ -199,6 +199,9 @@ class _Child:
         """What `work` returns, or None after its failure has been reported by name."""
         try:
             return work()
+        except EngineFailed as error:  # the engine does not know what it is called, nor what it was asked for
+            traceback.print_exc()
+            failed: AppError = EngineFailed(**{"model": model, "stage": stage} | error.facts)
         except AppError as error:
             failed = error
         except Exception as error:

@@ -24,20 +24,22 @@ TORCH_CPU = "https://download.pytorch.org/whl/cpu"
 def main() -> None:
     if sys.version_info < (3, 11):
         sys.exit(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}. / 需要 Python 3.11 或更新版本。")
-    files = ["requirements-cuda.txt" if has_card() else "requirements.txt"]
-    if "--dev" in sys.argv:
-        files.append("requirements-dev.txt")
-    stamp = VENV / f".installed-{'dev' if '--dev' in sys.argv else 'run'}"
-    state = digest(files)
+    dev, card = "--dev" in sys.argv, has_card()
+    files = ["requirements-cuda.txt" if card else "requirements.txt"]
+    files += ["requirements-dev.txt"] if dev else []
+    alone = ["requirements-lmdeploy.txt"] if dev and not card else []
+    stamp = VENV / f".installed-{'dev' if dev else 'run'}"
+    state = digest([*files, *alone])
     if PYTHON.exists() and stamp.exists() and stamp.read_text(encoding="ascii") == state:
         return
     if not PYTHON.exists():
         print("Making .venv …", flush=True)
         make_venv()
-    if not has_card():
+    if not card:
         install_cpu_torch()
-    print(f"Installing {' and '.join(files)} …", flush=True)
-    pip("install", *[part for file in files for part in ("-r", str(ROOT / file))])
+    install(files)
+    if alone:
+        install(alone, "--no-deps")
     stamp.write_text(state, encoding="ascii")
 
 
@@ -98,6 +100,12 @@ def pypi() -> str:
         [PYTHON, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, check=False, text=True
     )
     return os.environ.get("PIP_INDEX_URL") or asked.stdout.strip() or "https://pypi.org/simple"
+
+
+def install(files: list[str], *options: str) -> None:
+    """Installs what requirement files name."""
+    print(f"Installing {' and '.join(files)} …", flush=True)
+    pip("install", *options, *[part for file in files for part in ("-r", str(ROOT / file))])
 
 
 def pip(*arguments: str) -> None:

@@ -108,3 +108,13 @@ def test_a_driver_that_does_not_answer_is_no_card(driver: Driver) -> None:
 
     driver.nvmlInit = broken
     assert probe.device_memory().kind == "cpu"
+
+
+def test_lmdeploy_is_for_a_torch_with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tests install it everywhere, without what it takes to run."""
+    pytest.importorskip("lmdeploy", reason="tools/install.py --dev installs it where there are wheels of it")
+    backends = probe.vision_backends.__wrapped__
+    monkeypatch.setattr(probe, "torch_has_cuda", lambda: False)
+    assert backends() == ("native",)
+    monkeypatch.setattr(probe, "torch_has_cuda", lambda: True)
+    assert backends() == ("turbomind", "pytorch", "native")

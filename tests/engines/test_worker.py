@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from engines.errors import EngineFailed
 from engines.memory import LoadSettings
 from engines.wire import Failed, Gone, Load, Loaded, Reply
-from engines.worker import Worker
+from engines.worker import Worker, _Child
+from interface.messages import explain
 
 
 @pytest.fixture
@@ -79,3 +83,15 @@ def test_cards_are_counted_as_the_driver_does_unless_the_person_says_otherwise(
     worker = Worker(log)
     assert psutil.Process(worker.pid).environ()["CUDA_DEVICE_ORDER"] == order
     worker.kill()
+
+
+def test_a_failure_that_the_engine_names_says_of_which_model_and_when(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        raise EngineFailed(kind="RequestError") from RuntimeError("out of order")
+
+    output = io.BytesIO()
+    assert _Child(output)._guarded("made", "answer", work) is None
+    failed = pickle.loads(output.getvalue())
+    assert failed.error.facts == {"model": "made", "stage": "answer", "kind": "RequestError"}
+    assert "made failed while it was" in explain(failed.error, "en").body
+    assert "out of order" in capsys.readouterr().err, "the log has the details"

@@ -1,0 +1,126 @@
+"""What becomes of LMDeploy's answers: text, usage, stops and errors."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import Any
+
+import pytest
+
+from engines import vision
+from engines.base import ImagePart
+from engines.errors import Cancelled, EngineFailed
+from tests.engines.vision_lmdeploy.conftest import Loader
+from tests.engines.vision_lmdeploy.core import GREEDY, Core, answer, user
+
+
+@pytest.mark.parametrize("ends", ["stop", "length"])
+def test_it_streams_characters_that_are_whole(
+    ends: str, tokenizer: Any, images: list[ImagePart], core: Core, load: Loader
+) -> None:
+    text = "A sail 🙂 on the 海，and\n  two gulls."
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    engine = load()
+    core.script = [*ids, engine._stop_ids[1]] if ends == "stop" else ids
+    pieces: list[str] = []
+    usage = engine.generate([user("What?", images[1])], GREEDY, pieces.append)
+    assert "".join(pieces) == text and not any("\ufffd" in piece for piece in pieces)
+    assert len([piece for piece in pieces if piece]) > 5
+    assert (usage.reason, usage.new_tokens, usage.context) == (ends, len(ids), 8192)
+
+
+def test_silence_shows_signs_of_life(core: Core, load: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vision, "ALIVE_EVERY", 0.001)
+    engine, go = load(), threading.Event()
+    core.script = [go, 500]
+    pieces: list[str] = []
+
+    def emit(text: str) -> None:
+        pieces.append(text)
+        if len(pieces) == 3:
+            go.set()
+
+    engine.generate([user("x")], GREEDY, emit)
+    assert pieces[:3] == ["", "", ""] and "".join(pieces)
+
+
+def test_stop_while_it_answers(core: Core, load: Loader) -> None:
+    engine = load()
+    core.script = itertools.repeat(500)
+    pieces: list[str] = []
+
+    def emit(text: str) -> None:
+        pieces.append(text)
+        if len(pieces) == 4:
+            raise Cancelled
+
+    usage = engine.generate([user("x")], GREEDY, emit)
+    assert (usage.reason, usage.new_tokens, core.aborted) == ("cancelled", 4, True)
+    core.script = [500, 501]
+    assert answer(engine, [user("y")])[1].new_tokens == 2
+
+
+def test_stop_before_the_engine_has_the_question_is_repeated_until_it_has(
+    images: list[ImagePart], core: Core, load: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmdeploy.serve.managers import Session
+    from lmdeploy.vl.model.internvl import InternVLVisionModel
+
+    looked, aborts = threading.Event(), itertools.count(1)
+    look, abort = InternVLVisionModel.preprocess, Session.async_abort
+
+    def slow_look(self: Any, messages: Any) -> Any:
+        looked.wait()
+        return look(self, messages)
+
+    async def counted(self: Any) -> None:
+        await abort(self)
+        if next(aborts) == 3:
+            assert not core.requests and not core.aborted, "nobody has heard it"
+            looked.set()
+
+    def emit(text: str) -> None:
+        raise Cancelled
+
+    engine = load()
+    monkeypatch.setattr(vision, "ALIVE_EVERY", 0.001)
+    monkeypatch.setattr(vision, "ABORT_EVERY", 0.001)
+    monkeypatch.setattr(Session, "async_abort", counted)
+    engine._pipe.async_engine.vl_encoder.model.preprocess = slow_look.__get__(
+        engine._pipe.async_engine.vl_encoder.model
+    )
+    core.script = itertools.repeat(500)
+    usage = engine.generate([user("x", images[0])], GREEDY, emit)
+    assert (usage.reason, usage.new_tokens) == ("cancelled", 0)
+    assert core.aborted and len(core.requests) == 1 and next(aborts) > 4
+    core.script = [500]
+    assert answer(engine, [user("y")])[1].reason == "length"
+
+
+def test_what_lmdeploy_reports_as_an_error_is_one(core: Core, load: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lmdeploy.serve.core.async_engine import GenOut
+
+    engine = load()
+    core.script = [500, RuntimeError("CUDA error: an illegal memory access was encountered")]
+    with pytest.raises(EngineFailed) as failed:
+        answer(engine, [user("x")])
+    assert failed.value.facts == {"kind": "RequestError"}
+
+    async def broken(prepared: Any) -> Any:
+        yield GenOut("", prepared.input_token_len, 0, "error", [])
+
+    monkeypatch.setattr(engine._pipe.async_engine, "generate", broken)
+    with pytest.raises(EngineFailed) as failed:
+        answer(engine, [user("x")])
+    assert failed.value.facts == {"kind": "error"}
+
+
+def test_a_prompt_that_lmdeploy_counts_otherwise_is_not_answered(
+    images: list[ImagePart], core: Core, load: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load()
+    monkeypatch.setattr(vision, "tile_count", lambda *shape: 2)
+    with pytest.raises(EngineFailed) as failed:
+        answer(engine, [user("x", images[1])])
+    assert failed.value.facts == {"kind": "ValueError"} and not core.requests
