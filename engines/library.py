@@ -48,10 +48,11 @@ class Library:
         force: bool | None = None,
         backend: Backend | None = None,
         below: int | None = None,
+        without: Backend | None = None,
     ) -> MemoryPlan:
         """What the guard says, now and here, or about a `device` described by hand. None: as configured.
 
-        `below` asks for settings that need less than so many bytes.
+        `below` asks for settings that need less than so many bytes, `without` for another backend than that.
         """
         memory = self.config.memory
         if memory.backend != "auto":
@@ -65,14 +66,17 @@ class Library:
         wishes = Wishes(
             context, memory.context, memory.gpu_margin, memory.host_margin,
             memory.force if force is None else force,
-            backend, backends, below, self.measured(model, device.name),
+            backend, backends, below, without, self.measured(model, device.name),
         )  # fmt: skip
         return plan_load(self.spec(model), device, resident, wishes, self.catalogue.models)
 
     def admit(
-        self, model: str, resident: Sequence[Resident], force: bool = False, below: int | None = None
-    ) -> tuple[MemoryPlan, Load]:
+        self, model: str, resident: Sequence[Resident], force: bool = False, after: MemoryPlan | None = None,
+        broken: bool = False,
+    ) -> tuple[MemoryPlan, Load]:  # fmt: skip
         """The plan and the load that follows it; `force` loads against the guard's word.
+
+        `after` is the plan of a load that failed: this one asks for less, or, if its engine is `broken`, for another.
 
         Raises ModelMissing(model), NotEnoughMemory(plan), or what is wrong with a folder of the person's own.
         """
@@ -82,7 +86,9 @@ class Library:
             for own in own_folders(spec, self.config):
                 sound(own, spec)
             raise ModelMissing(model=model, tried=())
-        plan = self.plan(model, resident, force=force or None, below=below)
+        below = after.need.total if after is not None and not broken else None
+        without = after.settings.backend if after is not None and broken else None
+        plan = self.plan(model, resident, force=force or None, below=below, without=without)
         if self.fake:
             plan = replace(plan, verdict="load", settings=replace(plan.settings, backend="fake"), evict=())
         if plan.verdict == "refuse":

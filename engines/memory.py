@@ -128,7 +128,8 @@ class Measured:
 class Wishes:
     """What the person wants of a load, and what the machine offers. Takes the most that fits, up to `usual_context`.
 
-    `context` and `backend` are fixed when given; `below` asks for less than so many bytes, after a failure with them.
+    `context` and `backend` are fixed when given. After a failure `below` asks for less than so many bytes, or `without`
+    for another backend.
     `measured` are earlier loads of the model here, by backend.
     """
 
@@ -140,6 +141,7 @@ class Wishes:
     backend: Backend | None = None
     backends: tuple[Backend, ...] = ("turbomind", "pytorch", "native")
     below: int | None = None
+    without: Backend | None = None
     measured: Mapping[str, Measured] = field(default_factory=dict)
 
 

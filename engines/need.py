@@ -132,7 +132,8 @@ def _contexts(spec: ModelSpec, wishes: Wishes) -> list[int]:
 
 def _backends(kind: Kind, wishes: Wishes) -> tuple[Backend, ...]:
     """Which may run an image model: LMDeploy's engines on a card, transformers without one or where they are not."""
-    lmdeploy = tuple(one for one in wishes.backends if one != "native") if kind == "cuda" else ()
+    able = tuple(one for one in wishes.backends if one not in ("native", wishes.without))
+    lmdeploy = able if kind == "cuda" else ()
     if wishes.backend is None:
         return lmdeploy or ("native",)
     return (wishes.backend,) if wishes.backend in (*lmdeploy, "native") else ()
@@ -146,13 +147,14 @@ def _vision(spec: ModelSpec, kind: Kind, backend: Backend, wishes: Wishes) -> It
         least = min(context for context, tiles, _ in ladder if tiles == 1)
         context = min(max(wishes.context, least), spec.window)
         # Each step's tiles, with the context that was asked for if they leave room for an answer in it.
-        steps = dict.fromkeys((tiles, bits) for known, tiles, bits in ladder if prefill_of(tiles) + 256 <= context)
+        least = context * 7 // 8  # the rest is kept for an answer
+        steps = dict.fromkeys((tiles, bits) for _, tiles, bits in ladder if tiles == 1 or prefill_of(tiles) <= least)
         ladder = tuple((context, tiles, bits) for tiles, bits in steps)
-    most = max(wishes.usual_context, wishes.context or 0)
-    for context, tiles, bits in ladder:
-        if context <= most:
-            make = {"turbomind": _turbomind, "pytorch": _pytorch, "native": _native}[backend]
-            yield make(spec, kind, (context, tiles, bits))
+    most = max(wishes.usual_context, wishes.context or 0, ladder[-1][0])
+    make = {"turbomind": _turbomind, "pytorch": _pytorch, "native": _native}[backend]
+    for room in ladder:
+        if room[0] <= most:
+            yield make(spec, kind, room)
 
 
 def prefill_of(tiles: int) -> int:
@@ -175,7 +177,7 @@ def _turbomind(spec: ModelSpec, kind: Kind, room: Room) -> Choice:
         context=TURBOMIND_CONTEXT,
     )
     settings = LoadSettings(
-        "turbomind", kind, spec.dtype, slabs * blocks * KV_BLOCK, prefill, tiles,
+        "turbomind", kind, spec.dtype, min(slabs * blocks * KV_BLOCK, spec.window), prefill, tiles,
         quantization=spec.quantization, kv_bits=bits, kv_bytes=need.kv_cache,
         before_kv=need.context + need.weights + loading,
     )  # fmt: skip
@@ -237,7 +239,8 @@ def _as_measured(choice: Choice, wishes: Wishes) -> Choice:
     seen = wishes.measured.get(backend) if backend in ("turbomind", "pytorch") else None
     if seen is None:
         return choice
-    context = max(choice.need.context // 4, seen.context)
+    usual = choice.need.context  # what another program took meanwhile must not count for good
+    context = min(max(usual // 4, seen.context), usual * 5 // 4)
     moved = context - choice.need.context
     settings = replace(choice.settings, before_kv=max(0, choice.settings.before_kv + moved))
     return replace(choice, need=replace(choice.need, context=context), settings=settings)

@@ -11,7 +11,7 @@ EVERY = 0.02
 
 
 class PeakWatch:
-    """Looks at the driver's numbers from its making on. `free_before` are the bytes free at that time."""
+    """Looks at the driver's numbers until it is closed. `free_before` are the bytes free at its making."""
 
     def __init__(self) -> None:
         self.free_before = self._least = free_memory()
@@ -21,8 +21,9 @@ class PeakWatch:
     def peak(self) -> int:
         """Bytes held at the peak so far.
 
-        What the driver says that the process holds, for LMDeploy gives nothing back before its end; in a container,
-        where the driver does not say that, what is gone of the free memory.
+        What the driver says that the process holds, for LMDeploy gives nothing back before its end. In a container,
+        where the driver does not say that, what was gone of the free memory when the watch was closed: what goes after
+        the load may be another program's.
         """
         return process_memory(os.getpid(), "cuda") or max(0, self.free_before - self._least)
 
@@ -31,4 +32,5 @@ class PeakWatch:
 
     def _look(self) -> None:
         while not self._closed.wait(EVERY):
-            self._least = min(self._least, free_memory())
+            free = free_memory()
+            self._least = min(self._least, free) if free else self._least  # 0: the driver was not to be asked

@@ -158,8 +158,9 @@ def fit_images(
     """The prompt within `limit` tokens, with images that together take no more tiles than one at `max_tiles` may.
 
     They share these evenly, each within the `asked` tiles; `format_of` gives the format for so many tiles an
-    image. The oldest turns make room, as they do for tokens. Raises TooManyImages(images, limit) when the last turn's
-    images are too many at one tile each, and PromptTooLong as `fit` does.
+    image. An image is seen in fewer tiles before it is left out with its turn. The oldest turns make room, as they do
+    for tokens. Raises TooManyImages(images, limit) when the last turn's images are too many at one tile each, and
+    PromptTooLong as `fit` does.
     """
     kept, left_out, most = [*messages], 0, with_thumbnail(max_tiles)
     while (images := sum(len(one.images) for one in kept)) > most:
@@ -168,6 +169,8 @@ def fit_images(
             raise TooManyImages(images=images, limit=most)
         kept = without_turns(messages, left_out)
     each = min(asked, share(max_tiles, images))
+    while each > 1 and len(format_of(each)(kept)) > limit:
+        each -= 1
     form = format_of(each)
     prompt = fit(kept, form, limit)
     spans = tuple(form.image_spans(prompt.ids))

@@ -15,7 +15,16 @@ from dataclasses import dataclass, replace
 
 from configs.schema import Limits
 from engines.base import GenerationSettings, Message, Usage
-from engines.errors import AppError, Busy, EngineDied, EngineHung, InputError, NotEnoughMemory, OutOfMemory
+from engines.errors import (
+    AppError,
+    Busy,
+    EngineError,
+    EngineFailed,
+    EngineHung,
+    InputError,
+    NotEnoughMemory,
+    OutOfMemory,
+)
 from engines.job import NOTHING, Job, Loading, Ready, Waiting, Working
 from engines.memory import MemoryPlan, Note, Resident
 from engines.status import Engaged, RunnerStatus
@@ -185,7 +194,7 @@ class Runner:
         try:
             try:
                 resident = self._begin(job, plan, load)
-            except (EngineDied, EngineHung, OutOfMemory) as failure:
+            except (EngineError, OutOfMemory) as failure:
                 plan, load = self._smaller(job, plan, failure)
                 resident = self._begin(job, plan, load)
         finally:
@@ -197,9 +206,10 @@ class Runner:
         return resident
 
     def _smaller(self, job: Job, plan: MemoryPlan, failure: AppError) -> tuple[MemoryPlan, Load]:
-        """The next smaller plan after a load that may have failed for memory; raises `failure` if there is none."""
+        """What to try after a load that failed: less, or another engine; raises `failure` if there is nothing."""
+        broken = isinstance(failure, EngineFailed)
         try:
-            smaller, load = self._library.admit(job.model, self._resident_bytes(), below=plan.need.total)
+            smaller, load = self._library.admit(job.model, self._resident_bytes(), job.force, plan, broken)
         except NotEnoughMemory:
             raise failure from None
         if smaller.settings == plan.settings:

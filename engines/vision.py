@@ -21,7 +21,7 @@ from engines import lmdeploy_configs
 from engines.base import Emit, FinishReason, GenerationSettings, ImagePart, Message, Usage
 from engines.checkpoints import load_tokenizer
 from engines.checkpoints.safe import check_folder
-from engines.errors import Cancelled, EngineFailed
+from engines.errors import Cancelled, EngineFailed, ImageRejected
 from engines.memory import LoadSettings
 from engines.peak import PeakWatch
 from engines.prompt import CONTEXT, ImageChatFormat, ImagePrompt, fit_images
@@ -31,6 +31,8 @@ from engines.tiling import TILE, share, tile_count
 KEPT = 8
 """One part in so many of the window is kept for the answer: an image in full detail fills most of a small window."""
 ALIVE_EVERY = 0.25
+SILENCE = 60.0
+"""Seconds without a token after which LMDeploy has hung: after an error of its own it never answers again."""
 ABORT_EVERY = 0.05
 """Seconds between two aborts: one that comes before the engine has the request does nothing."""
 
@@ -66,12 +68,13 @@ class LMDeployEngine:
         )
         stage("warming")
         self._warm_up()
+        self._watch.close()
 
     def generate(self, messages: Sequence[Message], settings: GenerationSettings, emit: Emit) -> Usage:
         """See engines.base.Engine. Raises TooManyImages, too, and EngineFailed when LMDeploy reports an error."""
         settings = settings.checked()
         started = time.monotonic()
-        limit = prompt_limit(self._settings.context, settings.max_new_tokens, KEPT)
+        limit = prompt_limit(self._settings.context, settings.max_new_tokens, KEPT) - 1
         tiles = self._settings.tiles(settings.detail)
         prompt = fit_images(messages, self._format_of, limit, self._settings.max_tiles, tiles)
         ids: list[int] = []
@@ -109,7 +112,6 @@ class LMDeployEngine:
         return self._watch.peak()
 
     def close(self) -> None:
-        self._watch.close()
         self._pipe.close()
 
     # -- LMDeploy --------------------------------------------------------------------------------------------------
@@ -133,9 +135,13 @@ class LMDeployEngine:
                 num_gpu_blocks=blocks,
                 cudagraph_capture_batch_sizes=[given.max_batch],
             )
+        free = self._watch.free_before
+        if given.kv_bytes > 0.95 * (free - given.before_kv):
+            # It would wait for ever for tokens that its cache has no room for.
+            raise MemoryError(f"not enough memory: {free} bytes are free, less than when the plan was made")
         return self._lmdeploy.TurbomindEngineConfig(
             **common,
-            cache_max_entry_count=given.kv_ratio(self._watch.free_before),
+            cache_max_entry_count=given.kv_ratio(free),
             model_format="awq" if given.quantization == "awq" else None,
             enable_prefix_caching=True,
         )
@@ -156,7 +162,11 @@ class LMDeployEngine:
             done = span.stop
         content: list[dict[str, Any]] = [{"type": "text", "text": [*ids, *prompt.ids[done:]]}]
         for image in prompt.images:
-            data = Image.open(image.path).convert("RGB")
+            try:
+                with Image.open(image.path) as file:
+                    data = file.convert("RGB")
+            except OSError:
+                raise ImageRejected(name=image.path.name, reason="gone") from None
             content.append({"type": "image_data", "image_data": {"data": data, "max_dynamic_patch": prompt.max_tiles}})
         return {"messages": [{"role": "user", "content": content}]}
 
@@ -217,19 +227,21 @@ class _Stream:
         self._run(self._request(request, prompt_tokens))
 
     def __iter__(self) -> Iterator[int]:
+        heard = time.monotonic()
         while self._end is None:
             try:
                 told = self._told.get(timeout=ALIVE_EVERY)
             except queue.Empty:
+                if time.monotonic() - heard > SILENCE:
+                    raise EngineFailed(kind="silence") from None
                 self._emit("")
                 continue
+            heard = time.monotonic()
             if isinstance(told, _End):
                 self._end = told
             else:
                 yield from told
-        if self._end.error is not None or self._end.reason not in ("stop", "length"):
-            kind = type(self._end.error).__name__ if self._end.error else self._end.reason
-            raise EngineFailed(kind=kind) from self._end.error
+        self._check(self._end, "stop", "length")
         self.reason = "length" if self._end.reason == "length" else "stop"
 
     def stop(self) -> None:
@@ -241,6 +253,12 @@ class _Stream:
                 with contextlib.suppress(queue.Empty):
                     told = self._told.get(timeout=left)
                     self._end = told if isinstance(told, _End) else None
+        self._check(self._end, "stop", "length", "abort")
+
+    @staticmethod
+    def _check(end: _End, *reasons: str) -> None:
+        if end.error is not None or end.reason not in reasons:
+            raise EngineFailed(kind=type(end.error).__name__ if end.error else end.reason) from end.error
 
     async def _request(self, request: dict[str, Any], prompt_tokens: int) -> None:
         """LMDeploy's own door for ids and images."""

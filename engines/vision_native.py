@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.base import Emit, GenerationSettings, ImagePart, Message
+from engines.errors import ImageRejected
 from engines.memory import LoadSettings
 from engines.prompt import ImageChatFormat, ImagePrompt, Prompt, fit_images
 from engines.text import TextEngine, prompt_limit
@@ -98,8 +99,12 @@ class NativeVisionEngine(TextEngine):
 
         look = self._looks(prompt)[number]
         if look not in self._features:
-            with Image.open(prompt.images[number].path) as image:
-                tiles = pixels(image, prompt.max_tiles, self._tile)
+            path = prompt.images[number].path
+            try:
+                with Image.open(path) as image:
+                    tiles = pixels(image, prompt.max_tiles, self._tile)
+            except OSError:
+                raise ImageRejected(name=path.name, reason="gone") from None
             seen = []
             for tile in tiles.split(1):
                 emit("")

@@ -105,8 +105,9 @@ class Library(Protocol):
     """What the runner needs of engines.library.Library: the guard's word before every load."""
 
     def admit(
-        self, model: str, resident: Sequence[Resident], force: bool = False, below: int | None = None
-    ) -> tuple[MemoryPlan, Load]: ...
+        self, model: str, resident: Sequence[Resident], force: bool = False, after: MemoryPlan | None = None,
+        broken: bool = False,
+    ) -> tuple[MemoryPlan, Load]: ...  # fmt: skip
     def observe(self, plan: MemoryPlan, held: int, seconds: float) -> None: ...
 
 

@@ -44,7 +44,9 @@ class Shelf:
         return [Resident(one.model, one.memory, one.pid) for one in self._desk.runner.status().engaged]
 
     def plan(self, spec: ModelSpec) -> MemoryPlan:
-        return self._desk.library.plan(spec.id, self.residents())
+        """The plan that it was loaded by, or, if it is not loaded, what the guard says now."""
+        loaded = (one.plan for one in self._desk.runner.status().engaged if one.model == spec.id)
+        return next(loaded, None) or self._desk.library.plan(spec.id, self.residents())
 
     def measured(self, model: str) -> int:
         """Bytes that it holds, 0 if it is not loaded."""

@@ -41,7 +41,8 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-_decoding = threading.Lock()
+_decoding = threading.RLock()
+"""One image at a time, from file to store: a large one takes half a gigabyte on the way."""
 Image.preinit()  # WebP is not among what this registers
 
 
@@ -69,7 +70,7 @@ class Uploads:
             # A crafted request may name any file of the machine; only what was uploaded is read.
             if not file.is_file() or not file.is_relative_to(self._inbox.resolve()):
                 _refuse("gone")
-            with file.open("rb") as stream:
+            with file.open("rb") as stream, _decoding:
                 return self._store(_decoded(stream, self._limits))
         except ImageRejected as refusal:
             raise ImageRejected(name=name, **refusal.facts) from None

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -49,11 +50,12 @@ class FakeLibrary:
         """Whether there is less to try when a load has failed."""
 
     def admit(
-        self, model: str, resident: Sequence[Resident], force: bool = False, below: int | None = None
-    ) -> tuple[MemoryPlan, Load]:
-        wishes = Wishes(force=force, below=below)
+        self, model: str, resident: Sequence[Resident], force: bool = False, after: MemoryPlan | None = None,
+        broken: bool = False,
+    ) -> tuple[MemoryPlan, Load]:  # fmt: skip
+        wishes = Wishes(force=force, below=after.need.total if after is not None and not broken else None)
         plan = plan_load(load_catalogue()[model], self.device, resident, wishes)
-        if plan.verdict == "refuse" or (below is not None and not self.smaller):
+        if plan.verdict == "refuse" or (after is not None and not self.smaller):
             raise NotEnoughMemory(plan=plan)
         plan = replace(plan, settings=replace(plan.settings, backend="fake"))
         return plan, Load(model, self.folder, plan.settings)
@@ -389,9 +391,7 @@ def test_a_question_that_cannot_be_answered_leaves_the_worker_alone(make: Make) 
 class SmallCard(FakeLibrary):
     """A card on which the models that the runner says are loaded hold what was planned for them."""
 
-    def admit(
-        self, model: str, resident: Sequence[Resident], force: bool = False, below: int | None = None
-    ) -> tuple[MemoryPlan, Load]:
+    def admit(self, model: str, resident: Sequence[Resident], *wishes: Any) -> tuple[MemoryPlan, Load]:
         held = [Resident(one.model, plan_load(load_catalogue()[one.model], CARD).need.total) for one in resident]
         free = self.device.total - sum(one.bytes for one in held)
         plan = plan_load(load_catalogue()[model], replace(self.device, free=free), held)
@@ -410,9 +410,7 @@ def test_two_models_stay_when_the_plan_lets_them(tmp_path: Path, gib: int, stay:
 
 def test_a_neighbour_goes_when_the_plan_says_so(tmp_path: Path) -> None:
     class Full(FakeLibrary):
-        def admit(
-            self, model: str, resident: Sequence[Resident], force: bool = False, below: int | None = None
-        ) -> tuple[MemoryPlan, Load]:
+        def admit(self, model: str, resident: Sequence[Resident], *wishes: Any) -> tuple[MemoryPlan, Load]:
             plan, load = super().admit(model, ())
             return replace(plan, verdict="unload_first", evict=tuple(one.model for one in resident)), load
 

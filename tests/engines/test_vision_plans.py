@@ -191,3 +191,32 @@ def test_what_was_measured_here_moves_the_next_plan() -> None:
     assert again.need == better.need, "a plan that was right is not moved again"
     elsewhere = plan_load(BF16, card(8, 6.1), wishes=Wishes(measured={"pytorch": seen}))
     assert elsewhere.settings == plan.settings
+
+
+def test_what_another_program_took_meanwhile_does_not_count_for_good() -> None:
+    plan = plan_load(BF16, card(8, 8.0))
+    wild = Measured(plan.need.total, plan.need.total + 3 * GIB, plan.need.context + 3 * GIB, 5.0)
+    again = plan_load(BF16, card(8, 8.0), wishes=Wishes(measured={"turbomind": wild}))
+    assert again.need.context == plan.need.context * 5 // 4 and again.settings.backend == "turbomind"
+
+
+def test_an_engine_that_failed_is_left_out_the_next_time() -> None:
+    plan = plan_load(BF16, card(8, 8.0), wishes=Wishes(without="turbomind"))
+    assert (plan.verdict, plan.settings.backend) == ("load", "pytorch")
+    both = Wishes(without="turbomind", backend="turbomind")
+    assert plan_load(BF16, card(8, 8.0), wishes=both).verdict == "refuse"
+
+
+@pytest.mark.parametrize("context", [256, 800, 1100])
+def test_a_small_usual_context_leaves_a_way_to_load(context: int) -> None:
+    plan = plan_load(BF16, card(8, 8.0), wishes=Wishes(usual_context=context))
+    assert (plan.verdict, plan.settings.backend, plan.settings.max_tiles) == ("load", "turbomind", 1)
+
+
+@pytest.mark.parametrize("context", [600, 1500, 2600, 3840, 5000, 32768])
+def test_a_context_asked_for_has_room_for_its_image_and_an_answer(context: int) -> None:
+    for backend in ("turbomind", "pytorch", "native"):
+        plan = plan_load(BF16, card(24, 24), wishes=Wishes(context=context, backend=backend))  # type: ignore[arg-type]
+        settings = plan.settings
+        assert settings.context <= BF16.window
+        assert settings.max_tiles == 1 or prefill_of(settings.max_tiles) <= settings.context * 7 // 8
