@@ -169,12 +169,21 @@ def fit_images(
             raise TooManyImages(images=images, limit=most)
         kept = without_turns(messages, left_out)
     each = min(asked, share(max_tiles, images))
-    while each > 1 and len(format_of(each)(kept)) > limit:
+    while (prompt := _with_all_images(kept, format_of(each), limit, images)) is None and each > 1:
         each -= 1
     form = format_of(each)
-    prompt = fit(kept, form, limit)
+    prompt = prompt or fit(kept, form, limit)
     spans = tuple(form.image_spans(prompt.ids))
     return ImagePrompt(prompt.ids, left_out + prompt.turns_left_out, prompt.messages, each, spans)
+
+
+def _with_all_images(messages: Sequence[Message], form: ImageChatFormat, limit: int, images: int) -> Prompt | None:
+    """The prompt within `limit` tokens if no turn with an image is left out of it."""
+    try:
+        prompt = fit(messages, form, limit)
+    except PromptTooLong:
+        return None
+    return prompt if len(prompt.images) == images else None
 
 
 def turn_count(messages: Sequence[Message]) -> int:

@@ -153,7 +153,19 @@ def test_the_oldest_turns_make_room_for_new_images(tokenizer: Any) -> None:
     prompt = fitted(tokenizer, messages, max_tiles=2)
     assert [one.sha256 for one in prompt.images] == ["3", "4", "x"] and prompt.turns_left_out == 3
     assert prompt.messages[0].role == "system"
-    assert fitted(tokenizer, messages, max_tiles=2, limit=700).turns_left_out == 4, "of both kinds together"
+    assert fitted(tokenizer, messages, max_tiles=2, limit=700).turns_left_out == 5, "of both kinds, and in blocks"
+
+
+def test_an_image_is_seen_in_fewer_tiles_before_it_is_left_out(tokenizer: Any) -> None:
+    wide = image("w", 1792, 1344)
+    messages = [user("what is it?", wide), Message.of("assistant", "word " * 100), user("and why?")]
+    whole = len(fitted(tokenizer, messages).ids)
+    tight = fitted(tokenizer, messages, limit=whole - 300)
+    assert tight.images == (wide,) and tight.turns_left_out == 0 and 1 < tight.max_tiles < 12
+    alone = fitted(tokenizer, messages[:1], limit=600)
+    assert alone.images == (wide,) and [len(span) for span in alone.spans] == [256]
+    with pytest.raises(PromptTooLong):
+        fitted(tokenizer, messages[:1], limit=200)
 
 
 def test_more_images_than_tiles_in_one_message_are_refused(tokenizer: Any) -> None:

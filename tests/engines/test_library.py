@@ -112,3 +112,21 @@ def test_a_card_that_is_here_is_planned_for_with_what_is_installed(monkeypatch: 
     monkeypatch.setattr(probe, "torch_has_cuda", lambda: False)
     assert probe.vision_backends() == ("native",)
     probe.vision_backends.cache_clear()
+
+
+def test_after_a_failed_load_less_is_admitted_or_another_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library_module, "device_memory", lambda pids=frozenset(): CARD)
+    monkeypatch.setattr(library_module, "vision_backends", lambda: ("turbomind", "pytorch", "native"))
+    monkeypatch.setattr(Library, "folder", lambda self, model: tmp_path)
+    library = configured(tmp_path)
+    plan, _ = library.admit(VISION, ())
+    less, load = library.admit(VISION, (), after=plan)
+    assert less.settings.backend == "turbomind" and less.need.total < plan.need.total and load.settings == less.settings
+    other, _ = library.admit(VISION, (), after=plan, broken=True)
+    assert (plan.settings.backend, other.settings.backend) == ("turbomind", "pytorch")
+    small = replace(CARD, total=7 * GIB, free=7 * GIB)
+    monkeypatch.setattr(library_module, "device_memory", lambda pids=frozenset(): small)
+    forced, _ = library.admit(VISION, (), force=True)
+    assert library.admit(VISION, (), True, forced)[0].need.total < forced.need.total, "forced goes on being forced"

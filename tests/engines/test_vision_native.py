@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from engines.base import Detail, GenerationSettings, ImagePart, Message, TextPart, Usage
-from engines.errors import Cancelled, PromptTooLong, TooManyImages
+from engines.errors import Cancelled, ImageRejected, PromptTooLong, TooManyImages
 from engines.memory import LoadSettings
 from engines.vision_native import NativeVisionEngine
 from engines.worker import Load, make_engine
@@ -251,7 +251,7 @@ def test_an_image_that_is_gone_or_not_itself_fails_and_harms_nothing(
 ) -> None:
     gone = ImagePart("gone", Path("gone.png"), 56, 56)
     other = ImagePart("other", images[1].path, 240, 180)
-    for one, error in ((gone, FileNotFoundError), (other, ValueError)):
+    for one, error in ((gone, ImageRejected), (other, ValueError)):
         with pytest.raises(error):
             answer(engine, [user("x", one)])
     assert answer(engine, [user("x", images[1])])[1].cached_tokens == 0

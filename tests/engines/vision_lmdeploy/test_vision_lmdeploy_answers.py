@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engines import vision
 from engines.base import ImagePart
-from engines.errors import Cancelled, EngineFailed
+from engines.errors import Cancelled, EngineFailed, ImageRejected
 from tests.engines.vision_lmdeploy.conftest import Loader
 from tests.engines.vision_lmdeploy.core import GREEDY, Core, answer, user
 
@@ -124,3 +125,41 @@ def test_a_prompt_that_lmdeploy_counts_otherwise_is_not_answered(
     with pytest.raises(EngineFailed) as failed:
         answer(engine, [user("x", images[1])])
     assert failed.value.facts == {"kind": "ValueError"} and not core.requests
+
+
+def test_an_engine_that_says_nothing_any_more_has_failed(
+    core: Core, load: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, never = load(), threading.Event()
+    monkeypatch.setattr(vision, "ALIVE_EVERY", 0.001)
+    monkeypatch.setattr(vision, "SILENCE", 0.05)
+    core.script = [500, never]
+    with pytest.raises(EngineFailed) as failed:
+        answer(engine, [user("x")])
+    assert failed.value.facts == {"kind": "silence"}
+    never.set()
+
+
+def test_a_stop_does_not_hide_that_the_engine_failed(core: Core, load: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load()
+
+    async def broken(prepared: Any) -> Any:
+        yield GenOut("a", prepared.input_token_len, 1, None, [500])
+        raise RuntimeError("CUDA error")
+
+    from lmdeploy.serve.core.async_engine import GenOut
+
+    monkeypatch.setattr(engine._pipe.async_engine, "generate", broken)
+
+    def emit(text: str) -> None:
+        raise Cancelled
+
+    with pytest.raises(EngineFailed):
+        engine.generate([user("x")], GREEDY, emit)
+
+
+def test_an_image_that_is_gone_is_the_questions_fault(core: Core, load: Loader) -> None:
+    engine = load()
+    with pytest.raises(ImageRejected) as refused:
+        answer(engine, [user("x", ImagePart("gone", Path("gone.webp"), 448, 448))])
+    assert refused.value.facts == {"name": "gone.webp", "reason": "gone"} and not core.requests
