@@ -73,7 +73,7 @@ def build(desk: Desk, demo: gr.Blocks) -> ChatTab:
     with gr.Row(elem_id="offer-row"):
         offer = gr.HTML(elem_id="offer", visible=False)
         take_offer, swap = (
-            gr.Button(size="sm", visible=False, scale=0, min_width=140, elem_id=id) for id in ("take-offer", "swap")
+            gr.Button(size="sm", visible=False, scale=0, min_width=200, elem_id=id) for id in ("take-offer", "swap")
         )
     chat, status, notice = draw_conversation("text")
     with gr.Row(elem_id="composer"):
@@ -108,7 +108,7 @@ def draw_head(desk: Desk, kind: ModelKind) -> tuple[gr.Dropdown, gr.HTML, gr.But
         filterable=False,
         elem_id=f"{prefix}model",
         scale=0,
-        min_width=400 if kind == "text" else 240,
+        min_width=440 if kind == "text" else 240,
     )
     state = gr.HTML(elem_id=f"{prefix}model-state")
     new = gr.Button(label("chat.new"), size="sm", scale=0, min_width=96, elem_id=f"{prefix}new-chat")
