@@ -93,7 +93,7 @@ class Library:
             plan = replace(plan, verdict="load", settings=replace(plan.settings, backend="fake"), evict=())
         if plan.verdict == "refuse":
             raise NotEnoughMemory(plan=plan)
-        return plan, Load(model, folder, plan.settings)
+        return plan, Load(model, folder, plan.settings, "" if self.fake else self.spec(model).system_prompt)
 
     def observe(self, plan: MemoryPlan, held: int, seconds: float) -> None:
         """Keeps what a load took: the bytes of the device at the peak so far, and the seconds."""

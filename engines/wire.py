@@ -15,11 +15,12 @@ from engines.memory import LoadSettings, MemoryPlan, Resident
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """To the child: make this engine. Sent once."""
+    """To the child: make this engine. Sent once. `system` is the model's own prompt, for who gives none."""
 
     model: str
     folder: Path
     settings: LoadSettings
+    system: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 import psutil
 
-from engines.base import Engine, Usage
+from engines.base import Engine, Message, Usage
 from engines.errors import AppError, Cancelled, EngineFailed, OutOfMemory
 from engines.probe import oom_kills
 from engines.wire import Cancel, Command, Done, Failed, Generate, Gone, Load, Loaded, Reply, Stage, Text, write
@@ -182,18 +182,19 @@ class _Child:
         while True:
             job = self._commands.get()
             assert isinstance(job, Generate)  # noqa: S101
-            usage = self._guarded(load.model, "answer", lambda: self._generate(engine, job))  # noqa: B023
+            usage = self._guarded(load.model, "answer", lambda: self._generate(engine, job, load.system))  # noqa: B023
             if usage is not None:
                 self._say(Done(usage, engine.memory()))
 
-    def _generate(self, engine: Engine, job: Generate) -> Usage:
+    def _generate(self, engine: Engine, job: Generate, system: str) -> Usage:
         def emit(text: str) -> None:
             if self._cancelled == job.number:
                 raise Cancelled
             if text or time.monotonic() - self._said > ALIVE_EVERY:
                 self._say(Text(text))
 
-        return engine.generate(job.messages, job.settings, emit)
+        own = (Message.of("system", system),) if system and job.messages[0].role != "system" else ()
+        return engine.generate((*own, *job.messages), job.settings, emit)
 
     def _guarded(self, model: str, stage: str, work: Callable[[], Any]) -> Any:
         """What `work` returns, or None after its failure has been reported by name."""

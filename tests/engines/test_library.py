@@ -123,6 +123,7 @@ def test_after_a_failed_load_less_is_admitted_or_another_engine(
     library = configured(tmp_path)
     plan, _ = library.admit(VISION, ())
     less, load = library.admit(VISION, (), after=plan)
+    assert load.system == library.spec(VISION).system_prompt != ""
     assert less.settings.backend == "turbomind" and less.need.total < plan.need.total and load.settings == less.settings
     other, _ = library.admit(VISION, (), after=plan, broken=True)
     assert (plan.settings.backend, other.settings.backend) == ("turbomind", "pytorch")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from engines.base import GenerationSettings, Message
 from engines.errors import EngineFailed
 from engines.memory import LoadSettings
-from engines.wire import Failed, Gone, Load, Loaded, Reply
+from engines.wire import Done, Failed, Generate, Gone, Load, Loaded, Reply
 from engines.worker import Worker, _Child
 from interface.messages import explain
 
@@ -95,3 +97,14 @@ def test_a_failure_that_the_engine_names_says_of_which_model_and_when(capsys: py
     assert failed.error.facts == {"model": "made", "stage": "answer", "kind": "RequestError"}
     assert "made failed while it was" in explain(failed.error, "en").body
     assert "out of order" in capsys.readouterr().err, "the log has the details"
+
+
+@pytest.mark.parametrize(("given", "words"), [((), 4), ((Message.of("system", "mine"),), 2)], ids=["none", "one"])
+def test_the_models_own_system_prompt_is_for_who_gives_none(
+    worker: Worker, tmp_path: Path, given: tuple[Message, ...], words: int
+) -> None:
+    worker.send(replace(fake(tmp_path), system="you are made"))
+    replies(worker, Loaded)
+    worker.send(Generate(0, (*given, Message.of("user", "hello")), GenerationSettings()))
+    done = replies(worker, Done)[-1]
+    assert isinstance(done, Done) and done.usage.prompt_tokens == words, "to the scripted engine words are tokens"
