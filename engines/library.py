@@ -14,7 +14,7 @@ from configs.schema import AppConfig, Catalogue, ModelSpec
 from engines.acquire import locate
 from engines.errors import ModelMissing, ModelUnknown, NotEnoughMemory
 from engines.measured import Measurements
-from engines.memory import Backend, DeviceMemory, Measured, MemoryPlan, Resident, Wishes
+from engines.memory import VISION_BACKENDS, Backend, DeviceMemory, Measured, MemoryPlan, Resident, Wishes
 from engines.planner import plan_load
 from engines.probe import device_memory, process_memory, vision_backends
 from engines.verified import own_folders, sound
@@ -57,7 +57,7 @@ class Library:
         memory = self.config.memory
         if memory.backend != "auto":
             backend = backend or memory.backend
-        backends: tuple[Backend, ...] = ("turbomind", "pytorch", "native")  # of a card that is not here
+        backends = VISION_BACKENDS  # of a card that is not here
         if device is None:
             backends = vision_backends()
             device = device_memory(frozenset(one.pid for one in resident))

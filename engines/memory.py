@@ -17,6 +17,8 @@ GIB = 2**30
 
 Kind = Literal["cuda", "cpu"]
 Backend = Literal["transformers", "turbomind", "pytorch", "native", "fake"]
+VISION_BACKENDS: tuple[Backend, ...] = ("turbomind", "pytorch", "native")
+"""What can run image models, the preferred first."""
 Verdict = Literal["load", "unload_first", "refuse"]
 
 PREFILL_CHUNK = 512
@@ -129,8 +131,7 @@ class Wishes:
     """What the person wants of a load, and what the machine offers. Takes the most that fits, up to `usual_context`.
 
     `context` and `backend` are fixed when given. After a failure `below` asks for less than so many bytes, or `without`
-    for another backend.
-    `measured` are earlier loads of the model here, by backend.
+    for another backend. `measured` are earlier loads of the model here, by backend.
     """
 
     context: int | None = None
@@ -139,7 +140,7 @@ class Wishes:
     host_margin: int = 512 * MIB
     force: bool = False
     backend: Backend | None = None
-    backends: tuple[Backend, ...] = ("turbomind", "pytorch", "native")
+    backends: tuple[Backend, ...] = VISION_BACKENDS
     below: int | None = None
     without: Backend | None = None
     measured: Mapping[str, Measured] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from configs.schema import DTYPE_BYTES, ModelSpec
 from engines.memory import MIB, PREFILL_CHUNK, Backend, Choice, Kind, LoadSettings, Need, Wishes
+from engines.prompt import KEPT
 from engines.tiling import with_thumbnail
 
 CONTEXT_LADDER = (32768, 16384, 8192, 4096, 2048, 1024)
@@ -146,9 +147,9 @@ def _vision(spec: ModelSpec, kind: Kind, backend: Backend, wishes: Wishes) -> It
     if wishes.context is not None:
         least = min(context for context, tiles, _ in ladder if tiles == 1)
         context = min(max(wishes.context, least), spec.window)
+        prompt = context * (KEPT - 1) // KEPT
         # Each step's tiles, with the context that was asked for if they leave room for an answer in it.
-        least = context * 7 // 8  # the rest is kept for an answer
-        steps = dict.fromkeys((tiles, bits) for _, tiles, bits in ladder if tiles == 1 or prefill_of(tiles) <= least)
+        steps = dict.fromkeys((tiles, bits) for _, tiles, bits in ladder if tiles == 1 or prefill_of(tiles) <= prompt)
         ladder = tuple((context, tiles, bits) for tiles, bits in steps)
     most = max(wishes.usual_context, wishes.context or 0, ladder[-1][0])
     make = {"turbomind": _turbomind, "pytorch": _pytorch, "native": _native}[backend]

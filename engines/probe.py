@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from engines.memory import Backend, DeviceMemory, Kind, OtherProgram
+from engines.memory import VISION_BACKENDS, Backend, DeviceMemory, Kind, OtherProgram
 
 CGROUP = Path("/sys/fs/cgroup")
 VMSTAT = Path("/proc/vmstat")
@@ -95,7 +95,7 @@ def vision_backends() -> tuple[Backend, ...]:
     if spec is None or spec.origin is None:
         return ("native",)
     compiled = any((Path(spec.origin).parent / "turbomind").glob("_turbomind*"))
-    return ("turbomind", "pytorch", "native") if compiled else ("pytorch", "native")
+    return VISION_BACKENDS if compiled else ("pytorch", "native")
 
 
 @cache

@@ -20,6 +20,8 @@ from engines.tiling import share, with_thumbnail
 Encode = Callable[[Sequence[Message]], list[int]]
 
 CONTEXT = "<IMG_CONTEXT>"
+KEPT = 8
+"""One part in so many of the window is kept for the answer: an image in full detail fills most of a small window."""
 
 # Private-use characters: a template passes them through, and a tokenizer has no token of its own for them.
 _PLACEHOLDER = re.compile("\ue000(\\d+)\ue001")

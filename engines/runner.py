@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from configs.schema import Limits
 from engines.base import GenerationSettings, Message, Usage
@@ -26,8 +26,8 @@ from engines.errors import (
     OutOfMemory,
 )
 from engines.job import NOTHING, Job, Loading, Ready, Waiting, Working
-from engines.memory import MemoryPlan, Note, Resident
-from engines.status import Engaged, RunnerStatus
+from engines.memory import MemoryPlan, Note
+from engines.status import Engaged, Kept, RunnerStatus
 from engines.wire import Cancel, Done, Failed, Generate, Gone, Library, Load, Loaded, Stage, Text, WorkerHandle
 
 log = logging.getLogger(__name__)
@@ -38,15 +38,6 @@ CANCEL_GRACE = 10.0
 CLOSE_GRACE = 2.0
 
 
-@dataclass
-class _Resident:
-    worker: WorkerHandle
-    plan: MemoryPlan
-    memory: int
-    used: float
-    load_seconds: float
-
-
 class Runner:
     """`start` makes a worker. All methods are safe from any thread; none waits for an engine but `close`."""
 
@@ -54,7 +45,7 @@ class Runner:
         self._library, self._limits, self._start = library, limits, start
         self._jobs: list[Job] = []
         self._current: Job | None = None
-        self._residents: dict[str, _Resident] = {}
+        self._residents: dict[str, Kept] = {}
         self._loading: str | None = None
         self._closing = False
         self._numbers = itertools.count()
@@ -178,7 +169,7 @@ class Runner:
         finally:
             resident.used = time.monotonic()
 
-    def _alive(self, model: str) -> _Resident | None:
+    def _alive(self, model: str) -> Kept | None:
         """The loaded model, if its worker has not died in the meantime."""
         resident = self._residents.get(model)
         if resident is not None and not resident.worker.alive:
@@ -187,9 +178,9 @@ class Runner:
             return None
         return resident
 
-    def _load(self, job: Job) -> _Resident | None:
+    def _load(self, job: Job) -> Kept | None:
         """The job's model, loaded as the guard says; once more with less if that fails. None when it was cancelled."""
-        plan, load = self._library.admit(job.model, self._resident_bytes(), job.force)
+        plan, load = self._library.admit(job.model, self.status().residents, job.force)
         self._loading = job.model
         try:
             try:
@@ -209,7 +200,7 @@ class Runner:
         """What to try after a load that failed: less, or another engine; raises `failure` if there is nothing."""
         broken = isinstance(failure, EngineFailed)
         try:
-            smaller, load = self._library.admit(job.model, self._resident_bytes(), job.force, plan, broken)
+            smaller, load = self._library.admit(job.model, self.status().residents, job.force, plan, broken)
         except NotEnoughMemory:
             raise failure from None
         if smaller.settings == plan.settings:
@@ -218,7 +209,7 @@ class Runner:
         job.now(Loading("again", 0.0))
         return replace(smaller, reasons=(*smaller.reasons, Note("smaller_after_failure"))), load
 
-    def _begin(self, job: Job, plan: MemoryPlan, load: Load) -> _Resident | None:
+    def _begin(self, job: Job, plan: MemoryPlan, load: Load) -> Kept | None:
         """A fresh worker with the model in it, after what must go has gone. None when the job was cancelled."""
         for model in plan.evict:
             self._drop(model)
@@ -233,9 +224,9 @@ class Runner:
         if memory is None:
             worker.kill()
             return None
-        return _Resident(worker, plan, memory, time.monotonic(), time.monotonic() - began)
+        return Kept(worker, plan, memory, time.monotonic(), time.monotonic() - began)
 
-    def _observe(self, resident: _Resident) -> None:
+    def _observe(self, resident: Kept) -> None:
         """Puts what the driver counts beside what was planned, for the log and for the next plan."""
         plan, held = resident.plan, resident.memory
         log.info("%s: planned %d MiB, holds %d MiB", plan.model, plan.need.total >> 20, held >> 20)
@@ -262,7 +253,7 @@ class Runner:
             if seconds > self._limits.load_deadline:
                 raise EngineHung(model=job.model, stage=stage, seconds=self._limits.load_deadline)
 
-    def _answer(self, job: Job, resident: _Resident) -> Usage:
+    def _answer(self, job: Job, resident: Kept) -> Usage:
         worker, number = resident.worker, next(self._numbers)
         job.now(Working(0.0))
         worker.send(Generate(number, job.messages, job.settings))
@@ -293,9 +284,6 @@ class Runner:
                 return Usage(0, 0, 0, 0.0, now - began, "cancelled")
             if now - heard > self._limits.silence_limit:
                 raise EngineHung(model=job.model, stage="answer", seconds=self._limits.silence_limit)
-
-    def _resident_bytes(self) -> list[Resident]:
-        return [Resident(model, one.memory, one.worker.pid) for model, one in self._residents.items()]
 
     def _drop(self, model: str, kill: bool = False) -> None:
         with self._wake:

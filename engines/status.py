@@ -1,10 +1,22 @@
-"""What the runner tells of itself: which models are loaded, and how much there is to do."""
+"""Loaded models as the runner keeps them, and what it tells of them and of how much there is to do."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engines.memory import MemoryPlan
+from engines.memory import MemoryPlan, Resident
+from engines.wire import WorkerHandle
+
+
+@dataclass
+class Kept:
+    """A loaded model and its worker; `used` is when it was asked last, `memory` the bytes that it holds."""
+
+    worker: WorkerHandle
+    plan: MemoryPlan
+    memory: int
+    used: float
+    load_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +37,8 @@ class RunnerStatus:
     loading: str | None
     running: int
     waiting: int
+
+    @property
+    def residents(self) -> list[Resident]:
+        """The loaded models as the guard counts them."""
+        return [Resident(one.model, one.memory, one.pid) for one in self.engaged]

@@ -24,12 +24,10 @@ from engines.checkpoints.safe import check_folder
 from engines.errors import Cancelled, EngineFailed, ImageRejected
 from engines.memory import LoadSettings
 from engines.peak import PeakWatch
-from engines.prompt import CONTEXT, ImageChatFormat, ImagePrompt, fit_images
+from engines.prompt import CONTEXT, KEPT, ImageChatFormat, ImagePrompt, fit_images
 from engines.text import TokenDecoder, prompt_limit
 from engines.tiling import TILE, share, tile_count
 
-KEPT = 8
-"""One part in so many of the window is kept for the answer: an image in full detail fills most of a small window."""
 ALIVE_EVERY = 0.25
 SILENCE = 60.0
 """Seconds without a token after which LMDeploy has hung: after an error of its own it never answers again."""

@@ -13,12 +13,9 @@ from typing import Any
 from engines.base import Emit, GenerationSettings, ImagePart, Message
 from engines.errors import ImageRejected
 from engines.memory import LoadSettings
-from engines.prompt import ImageChatFormat, ImagePrompt, Prompt, fit_images
+from engines.prompt import KEPT, ImageChatFormat, ImagePrompt, Prompt, fit_images
 from engines.text import TextEngine, prompt_limit
 from engines.tiling import grid, pixels, share, tile_count
-
-KEPT = 8
-"""One part in so many of the window is kept for the answer: an image in full detail fills most of a small window."""
 
 Look = tuple[str, tuple[int, int]]
 """An image as the model is shown it: its hash and its grid of tiles."""

@@ -18,9 +18,8 @@ class Loads:
 
     def load(self, model: str, force: bool = False) -> Job:
         """Queues a load, with `force` even against the guard's word; one that is under way is returned as it is."""
-        job = self._jobs.get(model)
-        if job is not None and job.kind == "load" and not job.ended:
-            return job
+        if self.loading(model):
+            return self._jobs[model]
         return self._keep(model, lambda: self._runner.load(model, force))
 
     def unload(self, model: str) -> Job:

@@ -10,7 +10,7 @@ from configs.errors import ConfigError
 from engines.acquire import Progress
 from engines.base import Usage
 from engines.errors import AppError
-from engines.memory import MemoryPlan, Note
+from engines.memory import MemoryPlan, Need, Note
 from interface.i18n import Lang, seconds_text, t, texts
 
 
@@ -75,6 +75,14 @@ def plan_dict(plan: MemoryPlan) -> dict[str, Any]:
         },
         "forced": plan.forced,
     }
+
+
+def need_parts(need: Need) -> tuple[tuple[str, int], ...]:
+    """What a load takes, by the name of each part's sentence."""
+    return (
+        ("weights", need.weights), ("kv_cache", need.kv_cache), ("vision", need.vision),
+        ("workspace", need.workspace), ("runtime", need.context),
+    )  # fmt: skip
 
 
 def plan_notes(notes: Iterable[Note] | Iterable[Mapping[str, Any]], lang: Lang) -> list[str]:

@@ -17,7 +17,7 @@ from interface.desk import QUIET, Desk, label
 from interface.i18n import Lang
 from interface.offers import Offers
 from interface.plans import card_html, plan_html, state_html
-from interface.shelf import Shelf
+from interface.shelf import Buttons
 
 BUSY_TICK = 1.0
 IDLE_TICK = 5.0
@@ -40,11 +40,12 @@ class Card:
         return [self.body, self.download, self.cancel, self.load, self.unload]
 
 
-class ModelEvents:
+class ModelEvents(Buttons):
     """What the models tab does. One for the app; it keeps nothing about a page."""
 
     def __init__(self, desk: Desk) -> None:
-        self._desk, self._shelf, self._offers = desk, Shelf(desk), Offers(desk)
+        super().__init__(desk)
+        self._offers = Offers(desk)
 
     def refresh(self, request: gr.Request, model: str) -> list[Any]:
         """-> every card's parts, then the chat's state line, its offer, the offer's two buttons, the timer."""
@@ -54,19 +55,6 @@ class ModelEvents:
             views += self._card(spec, lang)
         state = state_html(self._shelf.state(model), lang)
         return [*views, state, *self._offers.shown(model, lang), gr.Timer(BUSY_TICK if busy else IDLE_TICK)]
-
-    def download(self, model: str) -> None:
-        self._desk.downloads.start(model)
-
-    def cancel(self, model: str) -> None:
-        self._desk.downloads.cancel(model)
-
-    def load(self, model: str) -> None:
-        """Starts loading, if the guard and the queue allow; the card tells the rest."""
-        self._desk.loads.load(model)
-
-    def unload(self, model: str) -> None:
-        self._desk.loads.unload(model)
 
     def offered(self, chosen: str) -> tuple[Any, ...]:
         """-> model, *its settings."""

@@ -13,7 +13,7 @@ from interface.chat_events import ChatEvents
 from interface.desk import QUIET, Desk, label
 from interface.i18n import Lang, t
 from interface.plans import plan_html, state_html
-from interface.shelf import Shelf
+from interface.shelf import Buttons
 
 TICK = 0.5
 BUTTONS = ("download", "cancel", "load", "anyway")
@@ -32,11 +32,12 @@ class Panel:
     timer: gr.Timer
 
 
-class PanelEvents:
+class PanelEvents(Buttons):
     """What the panel does. One for the app; it keeps nothing about a page."""
 
     def __init__(self, desk: Desk, talk: ChatEvents) -> None:
-        self._desk, self._talk, self._shelf = desk, talk, Shelf(desk)
+        super().__init__(desk)
+        self._talk = talk
 
     def refresh(self, request: gr.Request, model: str) -> list[Any]:
         """-> state, body, buttons, remedies' buttons and actions, unload, timer."""
@@ -65,22 +66,9 @@ class PanelEvents:
             gr.Timer(active=busy),
         ]
 
-    def download(self, model: str) -> None:
-        self._desk.downloads.start(model)
-
-    def cancel(self, model: str) -> None:
-        self._desk.downloads.cancel(model)
-
-    def load(self, model: str) -> None:
-        """What must go for it goes; how it went stands in the panel."""
-        self._desk.loads.load(model)
-
     def anyway(self, model: str) -> None:
         """Against the guard's word."""
         self._desk.loads.load(model, force=True)
-
-    def unload(self, model: str) -> None:
-        self._desk.loads.unload(model)
 
     def remedy(self, number: int, actions: list[tuple[str, str]]) -> Any:
         """-> model, *its settings. Does what a remedy's button says."""

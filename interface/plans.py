@@ -9,7 +9,7 @@ from configs.schema import ModelSpec
 from engines.acquire import Progress
 from engines.memory import MemoryPlan, Note
 from interface.i18n import Lang, bytes_text, t
-from interface.messages import plan_notes, progress_text, sentences
+from interface.messages import need_parts, plan_notes, progress_text, sentences
 
 
 def card_html(spec: ModelSpec, state: str, plan: str, news: str, lang: Lang) -> str:
@@ -49,10 +49,7 @@ def _bar(plan: MemoryPlan, beside: int, lang: Lang, held: str) -> str:
     need, device = plan.need, plan.device
     others = max(device.total - device.free - beside, 0)
     free = max(device.free - need.total, 0)
-    parts = (
-        ("others", others), ("beside", beside), ("weights", need.weights), ("kv_cache", need.kv_cache),
-        ("vision", need.vision), ("workspace", need.workspace), ("runtime", need.context), ("free", free),
-    )  # fmt: skip
+    parts = (("others", others), ("beside", beside), *need_parts(need), ("free", free))
     whole = max(sum(size for _, size in parts), 1)
     bar = "".join(
         f'<span class="part {name}" style="width:{100 * size / whole:.2f}%"'

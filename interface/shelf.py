@@ -25,10 +25,10 @@ class Shelf:
 
     def state(self, model: str) -> State:
         status = self._desk.runner.status()
-        download, job = self._desk.downloads.of(model), self._desk.loads.of(model)
+        download = self._desk.downloads.of(model)
         if download is not None and download.running:
             return "downloading"
-        if status.loading == model or (job is not None and job.kind == "load" and not job.ended):
+        if status.loading == model or self._desk.loads.loading(model):
             return "loading"
         if any(one.model == model for one in status.engaged):
             return "loaded"
@@ -41,7 +41,7 @@ class Shelf:
         return self._desk.downloads.running or self._desk.loads.busy or status.loading is not None
 
     def residents(self) -> list[Resident]:
-        return [Resident(one.model, one.memory, one.pid) for one in self._desk.runner.status().engaged]
+        return self._desk.runner.status().residents
 
     def plan(self, spec: ModelSpec) -> MemoryPlan:
         """The plan that it was loaded by, or, if it is not loaded, what the guard says now."""
@@ -72,3 +72,23 @@ class Shelf:
         if download is not None and download.error is not None:
             return notice_html(explain(download.error, lang))
         return ""
+
+
+class Buttons:
+    """What a model's buttons do, on its card and in the image tab's panel. How it went is shown from the shelf."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk, self._shelf = desk, Shelf(desk)
+
+    def download(self, model: str) -> None:
+        self._desk.downloads.start(model)
+
+    def cancel(self, model: str) -> None:
+        self._desk.downloads.cancel(model)
+
+    def load(self, model: str) -> None:
+        """Queues it, if the guard and the queue allow; what must go for it goes."""
+        self._desk.loads.load(model)
+
+    def unload(self, model: str) -> None:
+        self._desk.loads.unload(model)

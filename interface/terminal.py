@@ -21,7 +21,7 @@ from engines.probe import device_memory
 from engines.runner import Runner
 from engines.worker import Worker
 from interface.i18n import Lang, bytes_text, t
-from interface.messages import explain, left_out, plan_dict, plan_notes, progress_text
+from interface.messages import explain, left_out, need_parts, plan_dict, plan_notes, progress_text
 
 # -- chat -------------------------------------------------------------------------------------------------------------
 
@@ -170,10 +170,7 @@ def _plan_lines(plan: MemoryPlan, lang: Lang) -> Iterator[str]:
     device, need, settings = plan.device, plan.need, plan.settings
     yield f"{plan.model}: {t(f'plan.verdict_{plan.verdict}', lang)}"
     yield t("plan.device", lang, name=device.name, free=device.free, total=device.total)
-    for name, size in (
-        ("weights", need.weights), ("kv_cache", need.kv_cache), ("vision", need.vision),
-        ("workspace", need.workspace), ("runtime", need.context), ("total", need.total),
-    ):  # fmt: skip
+    for name, size in (*need_parts(need), ("total", need.total)):
         if size:
             yield f"  {bytes_text(size):>10}  {t(f'plan.{name}', lang)}"
     yield t("plan.settings", lang, dtype=settings.dtype, device=settings.device, context=settings.context)
