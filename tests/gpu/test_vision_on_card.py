@@ -131,7 +131,7 @@ def test_matrix(
     """One cell: plan, load, three images and a follow-up; a refused one is forced once."""
     ballast.leave(free)
     settings = {"backend": backend}
-    with running(models, tmp_path, lambda log: starter(backend), 45, **settings) as (library, runner):
+    with running(models, tmp_path, lambda log: starter(backend), 120, **settings) as (library, runner):
         plan = library.plan(model)
         config = library.config
         auto = Library(replace(config, memory=replace(config.memory, backend="auto")), library.catalogue).plan(model)
