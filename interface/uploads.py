@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from PIL import ExifTags, Image, ImageFile, WebPImagePlugin  # noqa: F401  registers WebP
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin, WebPImagePlugin  # noqa: F401  registers WebP
 
 from configs.schema import UploadsConfig
 from engines.base import ImagePart
@@ -26,6 +26,10 @@ from engines.errors import ImageRejected, TooManyImages
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 FOREIGN = {b"%PDF": "PDF", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"8BPS": "PSD", b"\0\0\1\0": "ICO"}
 """First bytes of files that people take for images of the kinds above, so that they can be told what theirs is."""
+
+PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+PNG_CHUNKS = 20_000
+"""Pieces of a PNG; a large photograph has some thousands."""
 
 THUMBNAIL_SIDE = 480
 STORED: dict[str, Any] = {"format": "WEBP", "lossless": True, "quality": 0, "method": 0}
@@ -111,6 +115,8 @@ def _decoded(stream: BinaryIO, limits: UploadsConfig) -> Image.Image:
     if size > limits.max_bytes:
         _refuse("too_many_bytes", size=size, limit=limits.max_bytes)
     factory = _reader(stream)
+    if factory is PngImagePlugin.PngImageFile:
+        stream = _without_texts(stream)
     with _decoding, _complete_files_only(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -146,6 +152,24 @@ def _reader(stream: BinaryIO) -> Any:
         if start.startswith(magic):
             _refuse("foreign", format=kind)
     _refuse("not_an_image")
+
+
+def _without_texts(stream: BinaryIO) -> BinaryIO:
+    """A PNG without what Pillow would unpack though it is no picture: up to a megabyte for each kilobyte."""
+    kept = io.BytesIO()
+    kept.write(stream.read(8))
+    for _ in range(PNG_CHUNKS):
+        head = stream.read(8)
+        body = int.from_bytes(head[:4], "big") + 4  # and its checksum
+        if head[4:] in PNG_TEXTS:
+            stream.seek(body, os.SEEK_CUR)
+        elif head:
+            kept.write(head)
+            kept.write(stream.read(body))
+        else:
+            kept.seek(0)
+            return kept
+    _refuse("damaged")
 
 
 def _measure(width: int, height: int, limits: UploadsConfig) -> None:

@@ -210,6 +210,26 @@ def test_a_file_cut_short_is_refused(gate: Uploads, inbox: Path, kind: str, part
 
 
 @pytest.mark.usefixtures("any_process")
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP", b"tEXt"])
+def test_texts_and_profiles_are_not_even_unpacked(gate: Uploads, inbox: Path, kind: bytes) -> None:
+    """A kilobyte of a PNG's text may unpack to a megabyte; here to more than Pillow takes of one file."""
+    bomb = b"comment\0\0" + (b"\1\0\0\0" if kind == b"iTXt" else b"") + zlib.compress(bytes(MIB), 9)
+    chunk = struct.pack(">I", len(bomb)) + kind + bomb + struct.pack(">I", zlib.crc32(kind + bomb))
+    picture = photo()
+    whole = encoded(picture, "PNG")
+    after_header = whole.index(b"IDAT") - 4
+    path = put(inbox, whole[:after_header] + 100 * chunk + whole[after_header:])
+    assert stored(gate, path).tobytes() == picture.tobytes()
+
+
+def test_a_png_in_countless_pieces_is_refused(gate: Uploads, inbox: Path) -> None:
+    empty = struct.pack(">I", 0) + b"teSt" + struct.pack(">I", zlib.crc32(b"teSt"))
+    whole = encoded(photo(), "PNG")
+    with pytest.raises(ImageRejected) as refused:
+        gate.accept(put(inbox, whole[:33] + 30_000 * empty + whole[33:]))
+    assert refused.value.facts["reason"] == "damaged"
+
+
 def test_a_wrong_checksum_is_refused(gate: Uploads, inbox: Path) -> None:
     data = bytearray(encoded(photo(), "PNG"))
     data[200:204] = b"\0\0\0\0"
