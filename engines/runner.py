@@ -37,6 +37,7 @@ class Runner:
         self._library, self._limits, self._start = library, limits, start
         self._jobs: list[Job] = []
         self._running: list[Job] = []
+        self._at_once = 1
         self._residents: dict[str, Kept] = {}
         self._loading: str | None = None
         self._closing = False
@@ -78,7 +79,8 @@ class Runner:
 
     def _enqueue(self, job: Job) -> Job:
         with self._wake:
-            if self._closing or len(self._jobs) >= self._limits.max_waiting + (not self._running):
+            room = self._at_once - len(self._running)
+            if self._closing or len(self._jobs) >= self._limits.max_waiting + room:
                 raise Busy(waiting=len(self._jobs), limit=self._limits.max_waiting)
             self._jobs.append(job)
             self._restate_positions()
@@ -258,7 +260,7 @@ class Runner:
     def _answer(self, job: Job, resident: Kept) -> None:
         """Answers it, and those after it in the queue that this engine can answer at the same time."""
         model, held = job.model, resident.memory
-        answering = Answering(resident, self._limits)
+        answering, self._at_once = Answering(resident, self._limits), resident.parallel
         try:
             answering.begin(job)
             while answering:
@@ -275,7 +277,7 @@ class Runner:
             self._drop(model, kill=True)
             raise
         finally:
-            resident.used = time.monotonic()
+            self._at_once, resident.used = 1, time.monotonic()
 
     def _drop(self, model: str, kill: bool = False) -> None:
         with self._wake:

@@ -27,7 +27,7 @@ from engines.need import KV_BLOCK
 from engines.peak import PeakWatch
 from engines.prompt import CONTEXT, KEPT, ImageChatFormat, ImagePrompt, fit_images
 from engines.text import TokenDecoder, prompt_limit
-from engines.tiling import TILE, share, tile_count
+from engines.tiling import share, tile_count, widest
 
 ALIVE_EVERY = 0.25
 SILENCE = 60.0
@@ -197,18 +197,12 @@ class LMDeployEngine:
 
         from PIL import Image
 
-        size = _widest(self._settings.max_tiles)
+        size = widest(self._settings.max_tiles)
         with TemporaryDirectory() as folder:
             path = Path(folder) / "warm.png"
             Image.new("RGB", size).save(path)
             question = Message("user", (ImagePart("", path, *size),))
             self.generate([question], GenerationSettings(max_new_tokens=4, temperature=0), lambda text: None)
-
-
-def _widest(max_tiles: int) -> tuple[int, int]:
-    """The pixels of an image that is cut into as many tiles as may be."""
-    shapes = [(columns * TILE, rows * TILE) for columns in range(1, 13) for rows in range(1, 13)]
-    return max(shapes, key=lambda shape: tile_count(shape[0], shape[1], max_tiles))
 
 
 @dataclass(frozen=True, slots=True)

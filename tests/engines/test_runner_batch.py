@@ -11,7 +11,7 @@ import pytest
 
 from engines import runner as runners
 from engines.base import Usage
-from engines.errors import AppError, EngineFailed, EngineHung, PromptTooLong
+from engines.errors import AppError, Busy, EngineFailed, EngineHung, PromptTooLong
 from engines.job import Delta, Job, Ready, Waiting
 from tests.engines.test_runner import LARGE, SMALL, Make, answer, ask, children, first_words, make, until
 
@@ -67,6 +67,19 @@ def test_as_many_as_the_engine_takes_and_the_next_waits(make: Make) -> None:
     assert (runner.status().running, runner.status().waiting) == (2, 2)
     second.cancel()
     assert answer(third) == "three " and answer(fourth) == "four " and not first.ended
+
+
+def test_who_need_not_wait_is_not_too_many(make: Make) -> None:
+    runner = make(max_waiting=0)
+    first = ask(runner, LONG)
+    first_words(first)
+    second = ask(runner, LONG)
+    first_words(second)
+    with pytest.raises(Busy):
+        ask(runner, "three")
+    second.cancel()
+    second.result()
+    assert answer(ask(runner, "three")) == "three "
 
 
 def test_one_at_a_time_stays_one_at_a_time(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,11 +48,10 @@ def cancelled(text: str) -> None:
     raise Cancelled
 
 
-def until_asked(core: Core) -> None:
-    """Until the engine has a request."""
+def until(condition: Callable[[], object]) -> None:
     end = time.monotonic() + 20
-    while not core.requests:
-        assert time.monotonic() < end, "nothing was asked"
+    while not condition():
+        assert time.monotonic() < end, "the condition was not reached"
         time.sleep(0.005)
 
 
@@ -75,7 +74,7 @@ def test_one_prompt_is_looked_at_at_a_time(images: list[ImagePart], core: Core, 
     engine, go = load(max_batch=3), threading.Event()
     core.scripts = [[go, 500], [600], [700]]
     first = Asked(engine, images[0])
-    until_asked(core)
+    until(lambda: core.requests)
     second, third = Asked(engine, images[1]), Asked(engine)
     assert second.waited.wait(20) and third.waited.wait(20), "they show that they live"
     assert len(core.requests) == 1
@@ -87,12 +86,13 @@ def test_one_that_waits_for_its_turn_is_stopped_at_once(images: list[ImagePart],
     engine, go = load(max_batch=2), threading.Event()
     core.scripts = [[go, 500], [600]]
     first = Asked(engine, images[0])
-    until_asked(core)
+    until(lambda: core.requests)
     assert (Asked(engine, images[1], on=cancelled).usage().reason, len(core.requests)) == ("cancelled", 1)
     go.set()
     assert first.usage().reason == "length"
     assert Asked(engine).usage().new_tokens == 1 and len(core.requests) == 2, "the stopped one was never asked"
-    assert not engine._pipe.session_mgr.sessions and not core.aborted
+    until(lambda: not engine._pipe.session_mgr.sessions)
+    assert not core.aborted
 
 
 def test_a_stop_ends_its_own_answer_alone(core: Core, load: Loader) -> None:
