@@ -78,6 +78,7 @@ class MemoryConfig(Strict):
     gpu_margin: Annotated[int, Ge(0)] = 256 * 2**20
     host_margin: Annotated[int, Ge(0)] = 512 * 2**20
     context: Annotated[int, Ge(256)] = 8192
+    max_batch: Annotated[int, Ge(1)] = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,12 @@ Emit = Callable[[str], None]
 
 
 class Engine(Protocol):
-    """One loaded model. Lives in a worker process and is called from one thread."""
+    """One loaded model. Lives in a worker process; `generate` is called from as many threads as `parallel` says."""
+
+    @property
+    def parallel(self) -> int:
+        """Answers that it gives at once."""
+        ...
 
     def generate(self, messages: Sequence[Message], settings: GenerationSettings, emit: Emit) -> Usage:
         """Answer the last message, piece by piece through `emit`.

@@ -21,12 +21,13 @@ PREFIX = "fake:"
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What to do. Times in seconds; `after` counts words before a fault."""
+    """What to do. Times in seconds; `after` counts words before a fault, `parallel` is for a load's script."""
 
     words: int = 0
     delay: float = 0.0
     prefill: float = 0.0
     after: int = 0
+    parallel: int = 1
     die: str = ""
     hang: bool = False
     oom: bool = False
@@ -41,7 +42,16 @@ class Script:
         if not question.startswith(PREFIX):
             return cls(say=_seen(images) + question)
         values: dict[str, object] = {}
-        kinds = {"words": int, "after": int, "eat": int, "delay": float, "prefill": float, "die": str, "say": str}
+        kinds = {
+            "words": int,
+            "after": int,
+            "parallel": int,
+            "eat": int,
+            "delay": float,
+            "prefill": float,
+            "die": str,
+            "say": str,
+        }
         for word in question.removeprefix(PREFIX).split():
             name, _, value = word.partition("=")
             if name in kinds:
@@ -58,7 +68,7 @@ class FakeEngine:
     """One scripted engine. `load` is its script for loading: delays and faults, as for an answer."""
 
     def __init__(self, stage: Callable[[str], None] = lambda name: None, load: Script = Script(), context: int = 8192):
-        self._context = context
+        self._context, self.parallel = context, load.parallel
         stage("weights")
         _misbehave(load, lambda text: None)
         time.sleep(load.prefill)

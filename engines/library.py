@@ -66,7 +66,7 @@ class Library:
         wishes = Wishes(
             context, memory.context, memory.gpu_margin, memory.host_margin,
             memory.force if force is None else force,
-            backend, backends, below, without, self.measured(model, device.name),
+            backend, backends, below, without, self.measured(model, device.name), memory.max_batch,
         )  # fmt: skip
         return plan_load(self.spec(model), device, resident, wishes, self.catalogue.models)
 

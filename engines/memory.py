@@ -76,6 +76,8 @@ class Need:
 class LoadSettings:
     """How an engine is to be loaded. `context` and `prefill_chunk` are in tokens, `max_tiles` are those of one image.
 
+    Each of `max_batch` answers at once has the whole context.
+
     The last three are for LMDeploy's KV cache: bits of a key or value, bytes of the whole, and what is taken before it
     is made, counted from what is free before the process has touched the device.
     """
@@ -106,11 +108,15 @@ class LoadSettings:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One way to load a model, and what that takes. `roomy`: enough for what people usually want of it."""
+    """One way to load a model, and what that takes. `roomy`: enough for what people usually want of it.
+
+    `beside` are bytes that it must leave free: it is for memory that nothing else has a use for.
+    """
 
     settings: LoadSettings
     need: Need
     roomy: bool
+    beside: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +134,8 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What the person wants of a load, and what the machine offers. Takes the most that fits, up to `usual_context`.
+    """What the person wants of a load, and what the machine offers. Takes the most that fits, up to `usual_context`
+    for each of `max_batch` answers at once.
 
     `context` and `backend` are fixed when given. After a failure `below` asks for less than so many bytes, or `without`
     for another backend. `measured` are earlier loads of the model here, by backend.
@@ -144,6 +151,7 @@ class Wishes:
     below: int | None = None
     without: Backend | None = None
     measured: Mapping[str, Measured] = field(default_factory=dict)
+    max_batch: int = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from configs.schema import DTYPE_BYTES, ModelSpec
-from engines.memory import MIB, PREFILL_CHUNK, Backend, Choice, Kind, LoadSettings, Need, Wishes
+from engines.memory import GIB, MIB, PREFILL_CHUNK, Backend, Choice, Kind, LoadSettings, Need, Wishes
 from engines.prompt import KEPT
 from engines.tiling import with_thumbnail
 
@@ -37,7 +37,14 @@ TILE_BYTES = {"turbomind": 16 * MIB, "pytorch": 20 * MIB}
 PYTORCH_BUFFERS = (160 * MIB, 64 * 1024)
 KV_PAGE = 32 * MIB
 KV_BLOCK = 64
-"""TurboMind hands out its KV cache in pages, and tokens in blocks of so many."""
+"""TurboMind hands out its KV cache in pages, and both engines tokens in blocks of so many."""
+
+BATCHES = (8, 4, 2)
+"""Questions that LMDeploy's engines may answer at once, where there is memory to spare; one can be everywhere."""
+ANSWER_BYTES = {"turbomind": 8 * MIB, "pytorch": 24 * MIB}
+"""Of each answer more than one, beside its KV cache: logits and their sorting, and a CUDA graph of PyTorch's."""
+BESIDE_BATCH = 6 * GIB
+"""Memory is to spare if so much is left free: room for a text model at its side, as there is without a batch."""
 
 NATIVE_CHUNK = 64
 """Tokens of a prefill on a CPU at once: a cancel waits for no more than that."""
@@ -152,10 +159,14 @@ def _vision(spec: ModelSpec, kind: Kind, backend: Backend, wishes: Wishes) -> It
         steps = dict.fromkeys((tiles, bits) for _, tiles, bits in ladder if tiles == 1 or prefill_of(tiles) <= prompt)
         ladder = tuple((context, tiles, bits) for tiles, bits in steps)
     most = max(wishes.usual_context, wishes.context or 0, ladder[-1][0])
-    make = {"turbomind": _turbomind, "pytorch": _pytorch, "native": _native}[backend]
-    for room in ladder:
-        if room[0] <= most:
-            yield make(spec, kind, room)
+    rooms = [room for room in ladder if room[0] <= most]
+    if backend == "native":
+        yield from (_native(spec, kind, room) for room in rooms)
+        return
+    make = _turbomind if backend == "turbomind" else _pytorch
+    # A batch is the last thing that memory is used for: with the best there is for every one of its answers, or not.
+    yield from (make(spec, kind, rooms[0], batch) for batch in BATCHES if batch <= wishes.max_batch)
+    yield from (make(spec, kind, room) for room in rooms)
 
 
 def prefill_of(tiles: int) -> int:
@@ -163,7 +174,7 @@ def prefill_of(tiles: int) -> int:
     return 256 * with_thumbnail(tiles) + 256
 
 
-def _turbomind(spec: ModelSpec, kind: Kind, room: Room) -> Choice:
+def _turbomind(spec: ModelSpec, kind: Kind, room: Room, batch: int = 1) -> Choice:
     """In the order in which it takes memory: contexts, weights, KV cache, buffers, the first image."""
     context, tiles, bits = room
     slab, blocks = kv_slab(token_bytes(spec, bits) * KV_BLOCK)
@@ -172,34 +183,34 @@ def _turbomind(spec: ModelSpec, kind: Kind, room: Room) -> Choice:
     loading = TURBOMIND_LOADING[spec.quantization]
     need = Need(
         weights=weight_bytes(spec, 2),
-        kv_cache=slabs * slab + KV_PAGE,  # the region begins within a page, which is lost
+        kv_cache=batch * slabs * slab + KV_PAGE,  # the region begins within a page, which is lost
         vision=with_thumbnail(tiles) * TILE_BYTES["turbomind"],
-        workspace=loading + fixed + each * prefill,
+        workspace=loading + fixed + each * prefill + (batch - 1) * ANSWER_BYTES["turbomind"],
         context=TURBOMIND_CONTEXT,
     )
     settings = LoadSettings(
         "turbomind", kind, spec.dtype, min(slabs * blocks * KV_BLOCK, spec.window), prefill, tiles,
-        quantization=spec.quantization, kv_bits=bits, kv_bytes=need.kv_cache,
+        max_batch=batch, quantization=spec.quantization, kv_bits=bits, kv_bytes=need.kv_cache,
         before_kv=need.context + need.weights + loading,
     )  # fmt: skip
-    return Choice(settings, need, context >= COMFORTABLE)
+    return Choice(settings, need, context >= COMFORTABLE, BESIDE_BATCH if batch > 1 else 0)
 
 
-def _pytorch(spec: ModelSpec, kind: Kind, room: Room) -> Choice:
+def _pytorch(spec: ModelSpec, kind: Kind, room: Room, batch: int = 1) -> Choice:
     context, tiles, _ = room
     prefill, (fixed, each) = prefill_of(tiles), PYTORCH_BUFFERS
     need = Need(
         weights=weight_bytes(spec, 2),
-        kv_cache=token_bytes(spec) * context,
+        kv_cache=batch * token_bytes(spec) * context,
         vision=with_thumbnail(tiles) * TILE_BYTES["pytorch"],
-        workspace=fixed + each * prefill,
+        workspace=fixed + each * prefill + (batch - 1) * ANSWER_BYTES["pytorch"],
         context=CUDA_CONTEXT,
     )
     settings = LoadSettings(
-        "pytorch", kind, spec.dtype, context, prefill, tiles,
+        "pytorch", kind, spec.dtype, context, prefill, tiles, max_batch=batch,
         quantization=spec.quantization, kv_bytes=need.kv_cache, before_kv=need.context + need.weights,
     )  # fmt: skip
-    return Choice(settings, need, context >= COMFORTABLE)
+    return Choice(settings, need, context >= COMFORTABLE, BESIDE_BATCH if batch > 1 else 0)
 
 
 def _native(spec: ModelSpec, kind: Kind, room: Room) -> Choice:

@@ -62,7 +62,7 @@ def _missing(choice: Choice, device: DeviceMemory, wishes: Wishes, freed: int = 
     """Bytes that are lacking, of the device or of the host; 0 or less when it fits."""
     if device.kind == "cpu":
         return choice.need.total + wishes.host_margin - device.free - freed
-    on_device = choice.need.total + wishes.gpu_margin - device.free - freed
+    on_device = choice.need.total + choice.beside + wishes.gpu_margin - device.free - freed
     on_host = CUDA_HOST + wishes.host_margin - device.host_free
     return max(on_device, on_host)
 
@@ -78,6 +78,8 @@ def _accepted(
         reasons.append(Note("context_reduced", {"wanted": wanted.context, "context": settings.context}))
     if settings.max_tiles < wanted.max_tiles:
         reasons.append(Note("tiles_reduced", {"wanted": wanted.max_tiles, "tiles": settings.max_tiles}))
+    if settings.max_batch > 1:
+        reasons.append(Note("batch", {"answers": settings.max_batch}))
     if spec.vision is not None and device.kind == "cpu":
         one, most = (look_seconds(spec, tiles, device.cores) for tiles in (1, settings.max_tiles))
         reasons.append(Note("slow_on_cpu", {"one": one, "most": most}))

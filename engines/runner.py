@@ -1,12 +1,13 @@
 """One thread owns the engines; everyone else holds a Job.
 
-Every load, answer and unload goes through one queue. Engines live in worker processes: one that dies, hangs or runs
-out of memory ends its job with a named error that keeps the partial answer, and the next question gets a fresh one.
+Every load, answer and unload goes through one queue, in its order. Answers of one model run side by side, as many as
+its engine gives at once; everything else waits until nothing runs. Engines live in worker processes: one that dies,
+hangs or runs out of memory ends its jobs with a named error that keeps the partial answers, and the next question gets
+a fresh one.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 import time
@@ -14,25 +15,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from configs.schema import Limits
+from engines.answering import TICK, Answering
 from engines.base import GenerationSettings, Message, Usage
-from engines.errors import (
-    AppError,
-    Busy,
-    EngineError,
-    EngineFailed,
-    EngineHung,
-    InputError,
-    NotEnoughMemory,
-    OutOfMemory,
-)
-from engines.job import NOTHING, Job, Loading, Ready, Waiting, Working
+from engines.errors import AppError, Busy, EngineError, EngineFailed, EngineHung, NotEnoughMemory, OutOfMemory
+from engines.job import NOTHING, Job, Loading, Ready, Waiting
 from engines.memory import MemoryPlan, Note
 from engines.status import Engaged, Kept, RunnerStatus
-from engines.wire import Cancel, Done, Failed, Generate, Gone, Library, Load, Loaded, Stage, Text, WorkerHandle
+from engines.wire import Failed, Gone, Library, Load, Loaded, Stage, WorkerHandle
 
 log = logging.getLogger(__name__)
 
-TICK = 0.05
 CANCEL_GRACE = 10.0
 """Seconds an engine has to notice a cancel before its worker is ended."""
 CLOSE_GRACE = 2.0
@@ -44,11 +36,11 @@ class Runner:
     def __init__(self, library: Library, limits: Limits, start: Callable[[], WorkerHandle]) -> None:
         self._library, self._limits, self._start = library, limits, start
         self._jobs: list[Job] = []
-        self._current: Job | None = None
+        self._running: list[Job] = []
+        self._at_once = 1
         self._residents: dict[str, Kept] = {}
         self._loading: str | None = None
         self._closing = False
-        self._numbers = itertools.count()
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="runner", daemon=True)
         self._thread.start()
@@ -70,13 +62,13 @@ class Runner:
             engaged = tuple(
                 Engaged(model, one.worker.pid, one.memory, one.plan) for model, one in self._residents.items()
             )
-            return RunnerStatus(engaged, self._loading, int(self._current is not None), len(self._jobs))
+            return RunnerStatus(engaged, self._loading, len(self._running), len(self._jobs))
 
     def close(self, timeout: float = 10.0) -> bool:
         """Cancels everything, ends every worker, and returns whether the thread ended in time."""
         with self._wake:
             self._closing = True
-            jobs = [*self._jobs, *([self._current] if self._current else [])]
+            jobs = [*self._jobs, *self._running]
             self._wake.notify_all()
         for job in jobs:
             job.cancel()
@@ -87,7 +79,8 @@ class Runner:
 
     def _enqueue(self, job: Job) -> Job:
         with self._wake:
-            if self._closing or len(self._jobs) >= self._limits.max_waiting + (self._current is None):
+            room = self._at_once - len(self._running)
+            if self._closing or len(self._jobs) >= self._limits.max_waiting + room:
                 raise Busy(waiting=len(self._jobs), limit=self._limits.max_waiting)
             self._jobs.append(job)
             self._restate_positions()
@@ -104,7 +97,7 @@ class Runner:
 
     def _restate_positions(self) -> None:
         for place, job in enumerate(self._jobs):
-            job.now(Waiting(place + (self._current is not None)))
+            job.now(Waiting(place + len(self._running)))
 
     def _next(self) -> Job | None:
         """The next job, or None when something idle is to be unloaded or the runner closes."""
@@ -116,9 +109,28 @@ class Runner:
                 self._wake.wait(idle_in)
             if self._closing:
                 return None
-            self._current = self._jobs.pop(0)
+            return self._taken()
+
+    def _next_of(self, model: str) -> Job | None:
+        """The next job, if it is a question to this model."""
+        with self._wake:
+            first = self._jobs[0] if self._jobs and not self._closing else None
+            return self._taken() if first and (first.kind, first.model) == ("answer", model) else None
+
+    def _taken(self) -> Job:
+        job = self._jobs.pop(0)
+        self._running.append(job)
+        self._restate_positions()
+        return job
+
+    def _end(self, job: Job, end: Usage | Ready | AppError) -> None:
+        """Ends a job that was taken out of the queue."""
+        if isinstance(end, AppError):
+            log.warning("%s of %s failed: %s", job.kind, job.model, end)
+        with self._wake:
+            self._running.remove(job)
             self._restate_positions()
-            return self._current
+            job.finish(end)
 
     def _idle_in(self) -> float | None:
         """Seconds until the next resident has been idle for too long; None if nothing is loaded."""
@@ -134,40 +146,31 @@ class Runner:
             if job is None:
                 self._unload_idle()
                 continue
+            failure: AppError | None = None
             try:
-                job.finish(self._serve(job))
+                self._serve(job)
             except AppError as error:
-                log.warning("%s of %s failed: %s", job.kind, job.model, error)
                 # The traceback would keep what the failed work held.
-                job.finish(error.with_traceback(None))
+                failure = error.with_traceback(None)
             except Exception:
                 log.exception("%s of %s failed", job.kind, job.model)
-                job.finish(AppError(model=job.model))
-            with self._wake:
-                self._current = None
-                self._restate_positions()
+                failure = AppError(model=job.model)
+            if failure is not None:
+                for each in [*self._running]:
+                    self._end(each, failure)
         for model in [*self._residents]:
             self._drop(model)
 
-    def _serve(self, job: Job) -> Usage | Ready:
+    def _serve(self, job: Job) -> None:
+        """Carries it out and ends it. Raises what ends all that run."""
         began = time.monotonic()
         if job.kind == "unload":
             self._drop(job.model)
-            return Ready(time.monotonic() - began)
-        resident = self._alive(job.model) or self._load(job)
-        if resident is None:
-            return NOTHING
-        if job.kind == "load":
-            return Ready(time.monotonic() - began)
-        try:
+        elif (resident := self._alive(job.model) or self._load(job)) is None:
+            return self._end(job, NOTHING)
+        elif job.kind == "answer":
             return self._answer(job, resident)
-        except InputError:
-            raise
-        except BaseException:
-            self._drop(job.model, kill=True)
-            raise
-        finally:
-            resident.used = time.monotonic()
+        self._end(job, Ready(time.monotonic() - began))
 
     def _alive(self, model: str) -> Kept | None:
         """The loaded model, if its worker has not died in the meantime."""
@@ -217,14 +220,15 @@ class Runner:
         worker = self._start()
         try:
             worker.send(load)
-            memory = self._await_load(job, worker)
+            loaded = self._await_load(job, worker)
         except BaseException:
             worker.kill()
             raise
-        if memory is None:
+        if loaded is None:
             worker.kill()
             return None
-        return Kept(worker, plan, memory, time.monotonic(), time.monotonic() - began)
+        now = time.monotonic()
+        return Kept(worker, plan, loaded.memory, loaded.parallel, now, now - began)
 
     def _observe(self, resident: Kept) -> None:
         """Puts what the driver counts beside what was planned, for the log and for the next plan."""
@@ -232,7 +236,7 @@ class Runner:
         log.info("%s: planned %d MiB, holds %d MiB", plan.model, plan.need.total >> 20, held >> 20)
         self._library.observe(plan, held, resident.load_seconds)
 
-    def _await_load(self, job: Job, worker: WorkerHandle) -> int | None:
+    def _await_load(self, job: Job, worker: WorkerHandle) -> Loaded | None:
         began = time.monotonic()
         stage = "process"
         job.now(Loading(stage, 0.0))
@@ -242,9 +246,9 @@ class Runner:
                 case Stage(name):
                     stage = name
                     job.now(Loading(stage, seconds))
-                case Loaded(memory):
-                    return memory
-                case Failed(error):
+                case Loaded() as loaded:
+                    return loaded
+                case Failed(_, error):
                     raise error
                 case Gone() as gone:
                     raise gone.error(job.model, stage)
@@ -253,37 +257,27 @@ class Runner:
             if seconds > self._limits.load_deadline:
                 raise EngineHung(model=job.model, stage=stage, seconds=self._limits.load_deadline)
 
-    def _answer(self, job: Job, resident: Kept) -> Usage:
-        worker, number = resident.worker, next(self._numbers)
-        job.now(Working(0.0))
-        worker.send(Generate(number, job.messages, job.settings))
-        began = heard = time.monotonic()
-        told: float | None = None
-        while True:
-            reply = worker.receive(TICK)
-            now = time.monotonic()
-            heard = now if reply else heard
-            match reply:
-                case Text(text):
-                    if text and not told:
-                        job.say(text)
-                case Done(usage, memory):
-                    if memory > resident.memory:
-                        resident.memory = memory
+    def _answer(self, job: Job, resident: Kept) -> None:
+        """Answers it, and those after it in the queue that this engine can answer at the same time."""
+        model, held = job.model, resident.memory
+        answering, self._at_once = Answering(resident, self._limits), resident.parallel
+        try:
+            answering.begin(job)
+            while answering:
+                while answering.has_room and (another := self._next_of(model)):
+                    answering.begin(another)
+                for ended, end in answering.step(CLOSE_GRACE if self._closing else CANCEL_GRACE):
+                    if answering.deaf:
+                        self._drop(model, kill=True)
+                    if resident.memory > held:
+                        held = resident.memory
                         self._observe(resident)
-                    return usage
-                case Failed(error):
-                    raise error
-                case Gone() as gone:
-                    raise gone.error(job.model, "answer")
-            if told is None and (job.cancelled or job.abandoned(self._limits.abandon_after)):
-                told = now
-                worker.send(Cancel(number))
-            if told is not None and now - told > (CLOSE_GRACE if self._closing else CANCEL_GRACE):
-                self._drop(job.model, kill=True)
-                return Usage(0, 0, 0, 0.0, now - began, "cancelled")
-            if now - heard > self._limits.silence_limit:
-                raise EngineHung(model=job.model, stage="answer", seconds=self._limits.silence_limit)
+                    self._end(ended, end)
+        except BaseException:
+            self._drop(model, kill=True)
+            raise
+        finally:
+            self._at_once, resident.used = 1, time.monotonic()
 
     def _drop(self, model: str, kill: bool = False) -> None:
         with self._wake:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from engines.memory import MemoryPlan, Resident
 from engines.wire import WorkerHandle
@@ -10,13 +12,18 @@ from engines.wire import WorkerHandle
 
 @dataclass
 class Kept:
-    """A loaded model and its worker; `used` is when it was asked last, `memory` the bytes that it holds."""
+    """A loaded model and its worker, which gives `parallel` answers at once and gives each a number of its own.
+
+    `used` is when it was asked last, `memory` the bytes that it holds.
+    """
 
     worker: WorkerHandle
     plan: MemoryPlan
     memory: int
+    parallel: int
     used: float
     load_seconds: float
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,7 @@ class Engaged:
 
 @dataclass(frozen=True, slots=True)
 class RunnerStatus:
-    """What is loaded, what is being loaded, and how many jobs there are."""
+    """What is loaded, what is being loaded, and how many jobs are at work and wait."""
 
     engaged: tuple[Engaged, ...]
     loading: str | None

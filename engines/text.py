@@ -28,6 +28,8 @@ LONGEST_CHARACTER = 8
 class TextEngine:
     """One loaded text model. `reuse_prefix` False recomputes every prompt whole, for comparison."""
 
+    parallel = 1
+
     def __init__(
         self,
         folder: Path,

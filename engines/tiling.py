@@ -68,3 +68,9 @@ def pixels(image: Image, max_tiles: int, tile: int = TILE) -> Tensor:
         max_patches=max(1, max_tiles),
     )
     return processor(image.convert("RGB"), return_tensors="pt")["pixel_values"]
+
+
+def widest(max_tiles: int) -> tuple[int, int]:
+    """The pixels of an image that is cut into as many tiles as may be."""
+    shapes = [(columns * TILE, rows * TILE) for columns in range(1, 13) for rows in range(1, 13)]
+    return max(shapes, key=lambda shape: tile_count(shape[0], shape[1], max_tiles))

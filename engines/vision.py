@@ -23,10 +23,11 @@ from engines.checkpoints import load_tokenizer
 from engines.checkpoints.safe import check_folder
 from engines.errors import Cancelled, EngineFailed, ImageRejected
 from engines.memory import LoadSettings
+from engines.need import KV_BLOCK
 from engines.peak import PeakWatch
 from engines.prompt import CONTEXT, KEPT, ImageChatFormat, ImagePrompt, fit_images
 from engines.text import TokenDecoder, prompt_limit
-from engines.tiling import TILE, share, tile_count
+from engines.tiling import share, tile_count, widest
 
 ALIVE_EVERY = 0.25
 SILENCE = 60.0
@@ -36,11 +37,16 @@ ABORT_EVERY = 0.05
 
 
 class LMDeployEngine:
-    """One loaded vision model. Answers one question at a time."""
+    """One loaded vision model. Answers as many questions at a time as its settings allow.
+
+    But it looks at one of them at a time, from its images to its first token: LMDeploy's engines would look at all the
+    images whose tokens meet in a step, TurboMind even at those that only begin or end in it, and take more memory.
+    """
 
     def __init__(self, folder: Path, settings: LoadSettings, stage: Callable[[str], None] = lambda name: None) -> None:
         check_folder(folder)
-        self._settings = settings
+        self._settings, self.parallel = settings, settings.max_batch
+        self._turn = asyncio.Lock()
         self._watch = PeakWatch()
         if settings.backend == "turbomind":
             # Weights pass through torch's allocator into TurboMind's: what torch kept would be held twice.
@@ -126,12 +132,11 @@ class LMDeployEngine:
             "enable_metrics": False,
         }
         if given.backend == "pytorch":
-            blocks = given.context // 64 + 1
             return self._lmdeploy.PytorchEngineConfig(
                 **common,
                 cache_max_entry_count=0.9,
-                num_gpu_blocks=blocks,
-                cudagraph_capture_batch_sizes=[given.max_batch],
+                num_gpu_blocks=given.max_batch * -(-given.context // KV_BLOCK) + 1,  # LMDeploy keeps one
+                cudagraph_capture_batch_sizes=[*range(1, given.max_batch + 1)],
             )
         free = self._watch.free_before
         if given.kv_bytes > 0.95 * (free - given.before_kv):
@@ -146,7 +151,8 @@ class LMDeployEngine:
 
     def _ask(self, prompt: ImagePrompt, settings: GenerationSettings, emit: Emit) -> _Stream:
         session, config = self._pipe.session(), self._sampling(prompt, settings)
-        return _Stream(self._pipe, session, len(prompt.ids), self._request(prompt) | {"gen_config": config}, emit)
+        request = self._request(prompt) | {"gen_config": config}
+        return _Stream(self._pipe, self._turn, session, len(prompt.ids), request, emit)
 
     def _request(self, prompt: ImagePrompt) -> dict[str, Any]:
         """What preprocess is given: ids alone, or ids with one token for each image and the images beside them."""
@@ -191,18 +197,12 @@ class LMDeployEngine:
 
         from PIL import Image
 
-        size = _widest(self._settings.max_tiles)
+        size = widest(self._settings.max_tiles)
         with TemporaryDirectory() as folder:
             path = Path(folder) / "warm.png"
             Image.new("RGB", size).save(path)
             question = Message("user", (ImagePart("", path, *size),))
             self.generate([question], GenerationSettings(max_new_tokens=4, temperature=0), lambda text: None)
-
-
-def _widest(max_tiles: int) -> tuple[int, int]:
-    """The pixels of an image that is cut into as many tiles as may be."""
-    shapes = [(columns * TILE, rows * TILE) for columns in range(1, 13) for rows in range(1, 13)]
-    return max(shapes, key=lambda shape: tile_count(shape[0], shape[1], max_tiles))
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,10 +218,13 @@ class _Stream:
 
     reason: FinishReason = "stop"
 
-    def __init__(self, pipe: Any, session: Any, prompt_tokens: int, request: dict[str, Any], emit: Emit) -> None:
-        self._pipe, self._session, self._emit = pipe, session, emit
+    def __init__(
+        self, pipe: Any, turn: asyncio.Lock, session: Any, prompt_tokens: int, request: dict[str, Any], emit: Emit
+    ) -> None:
+        self._pipe, self._turn, self._session, self._emit = pipe, turn, session, emit
         self._told: queue.SimpleQueue[list[int] | _End] = queue.SimpleQueue()
         self._end: _End | None = None
+        self._begun = self._stopped = False  # for the event loop alone
         self._run(self._request(request, prompt_tokens))
 
     def __iter__(self) -> Iterator[int]:
@@ -245,7 +248,7 @@ class _Stream:
     def stop(self) -> None:
         """Aborts until the engine has let go: before it has taken the request up, it does not hear an abort."""
         while self._end is None:
-            self._run(self._session.async_abort())
+            self._run(self._abort())
             deadline = time.monotonic() + ABORT_EVERY
             while self._end is None and (left := deadline - time.monotonic()) > 0:
                 with contextlib.suppress(queue.Empty):
@@ -266,12 +269,26 @@ class _Stream:
             prepared = await engine.preprocess(session_id=self._session, **request)
             if prepared.input_token_len != prompt_tokens:
                 raise ValueError(f"LMDeploy counts {prepared.input_token_len} tokens, not {prompt_tokens}")
-            async for piece in engine.generate(prepared):
-                self._told.put(list(piece.token_ids or []))
-                reason = piece.finish_reason or reason
+            async with contextlib.AsyncExitStack() as turn:
+                await turn.enter_async_context(self._turn)
+                if self._stopped:
+                    return await self._session.async_close()
+                self._begun = True
+                self._told.put([])  # waiting for its turn was not the engine's silence
+                async for piece in engine.generate(prepared):
+                    await turn.aclose()
+                    self._told.put(list(piece.token_ids or []))
+                    reason = piece.finish_reason or reason
         except BaseException as failure:
             error = failure
         self._told.put(_End(reason, error))
+
+    async def _abort(self) -> None:
+        if self._begun:
+            await self._session.async_abort()
+        elif not self._stopped:
+            self._stopped = True
+            self._told.put(_End("abort"))
 
     def _run(self, work: Any) -> None:
         asyncio.run_coroutine_threadsafe(work, self._pipe.internal_thread.loop)

@@ -25,7 +25,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """To the child: answer. `number` tells this answer's Cancel from a late one of the last."""
+    """To the child: answer. `number` is in the Cancel and in the replies that belong to it, and comes once only."""
 
     number: int
     messages: tuple[Message, ...]
@@ -49,26 +49,32 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """From the child: ready; `memory` is what it holds of the device, in bytes."""
+    """From the child: ready, for `parallel` answers at once; `memory` is what it holds of the device, in bytes."""
 
     memory: int
+    parallel: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """From the child: a piece of the answer; an empty one only says that it lives."""
+    """From the child: a piece of an answer; an empty one only says that it lives."""
 
+    number: int
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
+    number: int
     usage: Usage
     memory: int
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
+    """From the child: the answer of this number, or the load if it is None, failed."""
+
+    number: int | None
     error: AppError
 
 

@@ -129,7 +129,7 @@ class Worker:
 
 
 def main() -> None:
-    """The child's life: one Load, then answers until stdin closes."""
+    """The child's life: one Load, then answers, as many at once as the engine gives, until stdin closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Libraries print to stdout, from C++ too: they get stderr in its place, and the real one is ours alone.
     output = os.fdopen(os.dup(1), "wb")
@@ -140,9 +140,9 @@ def main() -> None:
 
 
 def _to_the_end(work: Callable[..., None], *args: object) -> None:
-    """Runs one of the child's two threads. Whichever ends, the process ends with it.
+    """Runs one of the child's threads. Whichever ends, the process ends with it.
 
-    Not by Python's own way out, which aborts when the other thread is reading stdin.
+    Not by Python's own way out, which aborts when another thread is reading stdin.
     """
     code = 1
     try:
@@ -157,9 +157,10 @@ def _to_the_end(work: Callable[..., None], *args: object) -> None:
 class _Child:
     def __init__(self, output: BinaryIO) -> None:
         self._output = output
+        self._saying = threading.Lock()
         self._commands: queue.SimpleQueue[Load | Generate] = queue.SimpleQueue()
-        self._cancelled = -1
-        self._said = 0.0
+        self._wanted: set[int] = set()
+        """The answers that are asked for and not cancelled."""
 
     def listen(self, stream: BinaryIO) -> None:
         """Reads commands. The parent's end, however it came, is this process's end."""
@@ -167,37 +168,50 @@ class _Child:
             while True:
                 command: Command = pickle.load(stream)  # noqa: S301  our own parent's
                 if isinstance(command, Cancel):
-                    self._cancelled = command.number
-                else:
-                    self._commands.put(command)
+                    self._wanted.discard(command.number)
+                    continue
+                if isinstance(command, Generate):
+                    self._wanted.add(command.number)
+                self._commands.put(command)
 
     def run(self) -> None:
         """Loads, and answers for ever; returns only after a load that failed."""
         load = self._commands.get()
         assert isinstance(load, Load)  # noqa: S101
-        engine = self._guarded(load.model, "load", lambda: make_engine(load, lambda name: self._say(Stage(name))))
+        engine = self._guarded(load.model, None, lambda: make_engine(load, lambda name: self._say(Stage(name))))
         if engine is None:
             return
-        self._say(Loaded(engine.memory()))
+        self._say(Loaded(engine.memory(), engine.parallel))
+        for _ in range(engine.parallel - 1):
+            threading.Thread(target=_to_the_end, args=(self._answer, engine, load), daemon=True).start()
+        self._answer(engine, load)
+
+    def _answer(self, engine: Engine, load: Load) -> None:
         while True:
             job = self._commands.get()
             assert isinstance(job, Generate)  # noqa: S101
-            usage = self._guarded(load.model, "answer", lambda: self._generate(engine, job, load.system))  # noqa: B023
+            usage = self._guarded(load.model, job.number, lambda: self._generate(engine, job, load.system))  # noqa: B023
+            self._wanted.discard(job.number)
             if usage is not None:
-                self._say(Done(usage, engine.memory()))
+                self._say(Done(job.number, usage, engine.memory()))
 
     def _generate(self, engine: Engine, job: Generate, system: str) -> Usage:
+        said = time.monotonic()
+
         def emit(text: str) -> None:
-            if self._cancelled == job.number:
+            nonlocal said
+            if job.number not in self._wanted:
                 raise Cancelled
-            if text or time.monotonic() - self._said > ALIVE_EVERY:
-                self._say(Text(text))
+            if text or time.monotonic() - said > ALIVE_EVERY:
+                said = time.monotonic()
+                self._say(Text(job.number, text))
 
         own = (Message.of("system", system),) if system and job.messages[0].role != "system" else ()
         return engine.generate((*own, *job.messages), job.settings, emit)
 
-    def _guarded(self, model: str, stage: str, work: Callable[[], Any]) -> Any:
-        """What `work` returns, or None after its failure has been reported by name."""
+    def _guarded(self, model: str, number: int | None, work: Callable[[], Any]) -> Any:
+        """What `work` returns, or None after its failure has been reported by name; `number` as Failed has it."""
+        stage = "load" if number is None else "answer"
         try:
             return work()
         except EngineFailed as error:  # the engine does not know what it is called, nor what it was asked for
@@ -208,12 +222,12 @@ class _Child:
         except Exception as error:
             traceback.print_exc()
             failed = _named(error, model, stage)
-        self._say(Failed(failed))
+        self._say(Failed(number, failed))
         return None
 
     def _say(self, reply: Reply) -> None:
-        self._said = time.monotonic()
-        write(self._output, reply)
+        with self._saying:
+            write(self._output, reply)
 
 
 def make_engine(load: Load, stage: Callable[[str], None]) -> Engine:

@@ -122,7 +122,9 @@ def test_turbominds_cache_is_made_of_whole_slabs() -> None:
         settings = choice.settings
         slab, blocks = kv_slab(token_bytes(BF16, settings.kv_bits) * 64)
         usable = (settings.kv_bytes - 32 * MIB) // slab * blocks * 64
-        assert usable >= settings.context and usable > settings.prefill_chunk, "its warm-up would wait for ever"
+        assert usable >= settings.max_batch * settings.context and usable > settings.prefill_chunk, (
+            "its warm-up would wait for ever"
+        )
 
 
 def test_the_ratio_gives_the_cache_its_bytes_at_that_moment() -> None:
@@ -220,3 +222,65 @@ def test_a_context_asked_for_has_room_for_its_image_and_an_answer(context: int) 
         settings = plan.settings
         assert settings.context <= BF16.window
         assert settings.max_tiles == 1 or prefill_of(settings.max_tiles) <= settings.context * 7 // 8
+
+
+BATCHES = [
+    # model, GiB free, held by a loaded text model, backend, answers at once, MiB
+    (BF16, 24.0, 0, "turbomind", 4, 8708),
+    (BF16, 15.0, 0, "turbomind", 4, 8708),
+    (BF16, 14.0, 0, "turbomind", 2, 7156),
+    (BF16, 13.2, 0, "turbomind", 1, 6380),
+    (BF16, 12.0, 0, "turbomind", 1, 6380),
+    (BF16, 8.0, 0, "turbomind", 1, 6380),
+    (BF16, 7.5, 0, "turbomind", 1, 6380),
+    (BF16, 7.0, 0, "turbomind", 1, 6380),
+    (BF16, 6.0, 0, "turbomind", 1, 5836),
+    (BF16, 18.0, 5.1, "turbomind", 4, 8708),
+    (BF16, 12.9, 5.1, "turbomind", 1, 6380),
+    (BF16, 24.0, 0, "pytorch", 4, 8683),
+    (AWQ, 24.0, 0, "turbomind", 4, 7301),
+    (AWQ, 12.0, 0, "turbomind", 2, 5749),
+    (AWQ, 11.5, 0, "turbomind", 1, 4973),
+    (AWQ, 8.0, 0, "turbomind", 1, 4973),
+    (AWQ, 6.0, 0, "turbomind", 1, 4973),
+    (AWQ, 5.0, 0, "turbomind", 1, 4845),
+    (AWQ, 24.0, 0, "pytorch", 4, 6568),
+    (AWQ, 12.0, 0, "pytorch", 2, 4984),
+    (AWQ, 8.0, 0, "pytorch", 1, 4192),
+    (AWQ, 4.0, 0, "pytorch", 1, 3808),
+]
+
+
+@pytest.mark.parametrize(("spec", "free", "beside", "backend", "answers", "planned"), BATCHES)
+def test_several_answers_at_once_are_for_memory_that_nothing_else_needs(
+    spec: object, free: float, beside: float, backend: str, answers: int, planned: int
+) -> None:
+    """Those with one answer have the settings and bytes that were seen on cards (docs/gpu-verification.md)."""
+    resident = [Resident(TEXT.id, int(beside * GIB))] if beside else []
+    plan = plan_load(spec, card(max(8, free + beside), free), resident, Wishes(backend=backend))  # type: ignore[arg-type]
+    assert (plan.verdict, plan.settings.max_batch, plan.need.total // MIB) == ("load", answers, planned)
+    assert ("batch" in codes(plan)) == (answers > 1)
+    if answers > 1:
+        best = plan_load(spec, card(max(8, free), free), wishes=Wishes(backend=backend, max_batch=1))  # type: ignore[arg-type]
+        one, several = best.settings, plan.settings
+        assert replace(several, max_batch=1, kv_bytes=one.kv_bytes) == one, "each as good as the only one"
+        assert plan.need.total + 6 * GIB < free * GIB
+
+
+def test_a_batch_never_sends_a_neighbour_away() -> None:
+    for free in range(1, 24):
+        resident = [Resident(TEXT.id, int(5.1 * GIB))]
+        plan = plan_load(BF16, card(30, free), resident)
+        alone = plan_load(BF16, card(30, free), resident, Wishes(max_batch=1))
+        assert (plan.verdict, plan.evict) == (alone.verdict, alone.evict)
+
+
+def test_a_batch_that_failed_is_tried_again_with_a_smaller_one() -> None:
+    device = card(24, 24)
+    plan = plan_load(BF16, device)
+    again = plan_load(BF16, device, wishes=Wishes(below=plan.need.total))
+    assert (plan.settings.max_batch, again.settings.max_batch) == (4, 2)
+
+
+def test_native_answers_one_at_a_time() -> None:
+    assert {one.settings.max_batch for one in choices(BF16, "cuda", Wishes(backend="native"))} == {1}

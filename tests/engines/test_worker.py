@@ -6,6 +6,7 @@ import io
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,7 @@ import pytest
 from engines.base import GenerationSettings, Message
 from engines.errors import EngineFailed
 from engines.memory import LoadSettings
-from engines.wire import Done, Failed, Generate, Gone, Load, Loaded, Reply
+from engines.wire import Cancel, Done, Failed, Generate, Gone, Load, Loaded, Reply, Text
 from engines.worker import Worker, _Child
 from interface.messages import explain
 
@@ -92,9 +93,9 @@ def test_a_failure_that_the_engine_names_says_of_which_model_and_when(capsys: py
         raise EngineFailed(kind="RequestError") from RuntimeError("out of order")
 
     output = io.BytesIO()
-    assert _Child(output)._guarded("made", "answer", work) is None
+    assert _Child(output)._guarded("made", 3, work) is None
     failed = pickle.loads(output.getvalue())
-    assert failed.error.facts == {"model": "made", "stage": "answer", "kind": "RequestError"}
+    assert failed.number == 3 and failed.error.facts == {"model": "made", "stage": "answer", "kind": "RequestError"}
     assert "made failed while it was" in explain(failed.error, "en").body
     assert "out of order" in capsys.readouterr().err, "the log has the details"
 
@@ -108,3 +109,52 @@ def test_the_models_own_system_prompt_is_for_who_gives_none(
     worker.send(Generate(0, (*given, Message.of("user", "hello")), GenerationSettings()))
     done = replies(worker, Done)[-1]
     assert isinstance(done, Done) and done.usage.prompt_tokens == words, "to the scripted engine words are tokens"
+
+
+def ask(worker: Worker, number: int, text: str) -> None:
+    worker.send(Generate(number, (Message.of("user", text),), GenerationSettings(max_new_tokens=30_000)))
+
+
+@pytest.fixture
+def both(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: Path) -> Iterator[Worker]:
+    """A worker that gives two answers at once."""
+    monkeypatch.setenv("FAKE_LOAD", "fake: parallel=2")
+    worker = Worker(log)
+    worker.send(fake(tmp_path))
+    assert replies(worker, Loaded)[-1] == Loaded(0, 2)
+    yield worker
+    worker.kill()
+
+
+def test_two_answers_at_once_have_their_numbers(both: Worker) -> None:
+    ask(both, 7, "fake: words=100 delay=0.002")
+    ask(both, 8, "fake: words=100 delay=0.002")
+    said = [*replies(both, Done), *replies(both, Done)]
+    words = {n: [one.text for one in said if isinstance(one, Text) and one.number == n and one.text] for n in (7, 8)}
+    assert words == {n: [f"word{one} " for one in range(100)] for n in (7, 8)}
+    numbers = [one.number for one in said if isinstance(one, Text) and one.text]
+    assert sum(one != other for one, other in pairwise(numbers)) > 20, "by turns"
+    assert {one.number for one in said if isinstance(one, Done)} == {7, 8}
+
+
+def test_a_cancel_reaches_the_answer_that_it_names(both: Worker) -> None:
+    ask(both, 0, "fake: words=100 delay=0.005")
+    ask(both, 1, "fake: words=20000 delay=0.005")
+    ask(both, 2, "never begun")
+    both.send(Cancel(2))
+    both.send(Cancel(1))
+    done = [replies(both, Done)[-1] for _ in range(3)]
+    ended = {one.number: one.usage.reason for one in done if isinstance(one, Done)}
+    assert ended == {0: "stop", 1: "cancelled", 2: "cancelled"}
+    both.send(Cancel(0))
+    ask(both, 3, "a late one hurts nobody")
+    assert replies(both, Done)[-1].usage.reason == "stop"  # type: ignore[union-attr]
+
+
+def test_one_that_fails_leaves_the_other_going(both: Worker) -> None:
+    ask(both, 0, "fake: words=200 delay=0.005")
+    ask(both, 1, "word " * 2000)
+    failed = replies(both, Failed)[-1]
+    assert isinstance(failed, Failed) and (failed.number, failed.error.code) == (1, "prompt_too_long")
+    done = replies(both, Done)[-1]
+    assert isinstance(done, Done) and (done.number, done.usage.new_tokens) == (0, 200)

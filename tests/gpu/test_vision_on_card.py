@@ -216,6 +216,49 @@ def test_stop_at_random_moments(
         assert max(later) < normal + 0.5
 
 
+@pytest.mark.parametrize(("model", "backend"), [(BF16, "turbomind"), (AWQ, "turbomind"), (AWQ, "pytorch")])
+def test_four_at_once(
+    models: Path, gallery: Path, tmp_path: Path, ballast: Ballast, starter: Starter, model: str, backend: str
+) -> None:
+    """Each ends as it does alone, and together they hold what was planned; a stop ends its own alone."""
+    ballast.leave(24.0)
+    shown = [picture(gallery, *size) for size in (*SIZES, (900, 2000))]
+    with running(models, tmp_path, lambda log: starter(backend), backend=backend) as (library, runner):
+        plan, free = library.plan(model), free_memory()
+        assert plan.settings.max_batch == len(shown)
+        runner.load(model).result()
+
+        def asked(image: ImagePart, system: str) -> Job:
+            return ask(runner, model, image, "describe", new=300, before=(Message.of("system", system),))
+
+        # Behind another system prompt nothing is in the KV cache yet: both rounds look at every image.
+        began = time.monotonic()
+        alone = [usage_of(asked(image, "one by one")) for image in shown]
+        between, most = time.monotonic(), 0
+        jobs = [asked(image, "together") for image in shown]
+        while not all(job.ended for job in jobs):
+            most = max(most, runner.status().running)
+            time.sleep(0.002)
+        together, ended = [usage_of(job) for job in jobs], time.monotonic()
+        same = [usage_of(job) for job in [asked(image, "one by one") for image in shown]]
+        stopped, *others = [asked(image, "with a stop") for image in shown]
+        next(event for event in stopped if isinstance(event, Delta))
+        stopped.cancel()
+        rest = [usage_of(job) for job in others]
+        took = max(held(runner), free - free_memory())
+        speeds = (sum(one.new_tokens for one in alone) / (between - began),
+                  sum(one.new_tokens for one in together) / (ended - between))  # fmt: skip
+        row(24.0, model, backend, f"{len(shown)} at once", plan.need.total // MIB, took // MIB,
+            f"{took / plan.need.total:.3f}", f"tokens/s one by one {speeds[0]:.0f}, together {speeds[1]:.0f}",
+            f"last first token alone {max(one.first_token_s for one in alone):.2f} s, "
+            f"together {max(one.first_token_s for one in together):.2f} s")  # fmt: skip
+        assert most == len(shown)
+        assert [(one.new_tokens, one.reason) for one in same] == [(one.new_tokens, one.reason) for one in alone]
+        assert usage_of(stopped).reason == "cancelled"
+        assert all(one.reason in ("stop", "length") for one in (*together, *rest))
+        assert 0.9 * plan.need.total <= took <= 1.02 * plan.need.total
+
+
 def test_memory_comes_back(models: Path, gallery: Path, tmp_path: Path, ballast: Ballast, starter: Starter) -> None:
     ballast.leave(8.0)
     image = picture(gallery, 448, 448)

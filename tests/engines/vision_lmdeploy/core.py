@@ -35,16 +35,21 @@ def answer(engine: LMDeployEngine, messages: list[Message], settings: Generation
     return "".join(texts), usage
 
 
+Script = Iterable[int | threading.Event | Exception]
+
+
 class Core:
     """In TurboMind's place, or the PyTorch engine's. Answers each request with `script`, and remembers it.
 
-    A script is of token ids, events to wait for, and exceptions to raise. Its end is the answer's.
+    A script is of token ids, events to wait for, and exceptions to raise. Its end is the answer's. `scripts` are for
+    the next requests, one each.
     """
 
     def __init__(self) -> None:
         self.engine_config: Any = None
         self.requests: list[dict[str, Any]] = []
-        self.script: Iterable[int | threading.Event | Exception] = [500]
+        self.script: Script = [500]
+        self.scripts: list[Script] = []
         self.aborted, self.closed = False, False
 
     def create_instance(self) -> _Handle:
@@ -57,18 +62,20 @@ class Core:
 class _Handle:
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._aborted = False
 
     async def async_cancel(self, session_id: int) -> None:
-        self._core.aborted = True
+        self._aborted = self._core.aborted = True
 
     async def async_stream_infer(self, session_id: int, **request: Any) -> AsyncIterator[Any]:
         from lmdeploy.messages import EngineOutput, ResponseType
 
         self._core.requests.append(request)
-        self._core.aborted = False
-        for step, after in itertools.pairwise(itertools.chain(self._core.script, [None])):
+        self._aborted = self._core.aborted = False
+        script = self._core.scripts.pop(0) if self._core.scripts else self._core.script
+        for step, after in itertools.pairwise(itertools.chain(script, [None])):
             await asyncio.sleep(0)
-            if self._core.aborted:
+            if self._aborted:
                 yield EngineOutput(ResponseType.CANCEL, [])
                 return
             if isinstance(step, threading.Event):

@@ -62,39 +62,52 @@ def test_stop_while_it_answers(core: Core, load: Loader) -> None:
     assert answer(engine, [user("y")])[1].new_tokens == 2
 
 
-def test_stop_before_the_engine_has_the_question_is_repeated_until_it_has(
+def test_a_question_that_is_stopped_before_the_engine_has_it_never_gets_there(
     images: list[ImagePart], core: Core, load: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lmdeploy.serve.managers import Session
     from lmdeploy.vl.model.internvl import InternVLVisionModel
 
-    looked, aborts = threading.Event(), itertools.count(1)
-    look, abort = InternVLVisionModel.preprocess, Session.async_abort
+    looked, look = threading.Event(), InternVLVisionModel.preprocess
 
     def slow_look(self: Any, messages: Any) -> Any:
         looked.wait()
         return look(self, messages)
-
-    async def counted(self: Any) -> None:
-        await abort(self)
-        if next(aborts) == 3:
-            assert not core.requests and not core.aborted, "nobody has heard it"
-            looked.set()
 
     def emit(text: str) -> None:
         raise Cancelled
 
     engine = load()
     monkeypatch.setattr(vision, "ALIVE_EVERY", 0.001)
-    monkeypatch.setattr(vision, "ABORT_EVERY", 0.001)
-    monkeypatch.setattr(Session, "async_abort", counted)
-    engine._pipe.async_engine.vl_encoder.model.preprocess = slow_look.__get__(
-        engine._pipe.async_engine.vl_encoder.model
-    )
-    core.script = itertools.repeat(500)
+    model = engine._pipe.async_engine.vl_encoder.model
+    model.preprocess = slow_look.__get__(model)
     usage = engine.generate([user("x", images[0])], GREEDY, emit)
     assert (usage.reason, usage.new_tokens) == ("cancelled", 0)
-    assert core.aborted and len(core.requests) == 1 and next(aborts) > 4
+    looked.set()
+    assert answer(engine, [user("y", images[1])])[1].reason == "length"
+    assert len(core.requests) == 1 and not core.aborted
+    assert not engine._pipe.session_mgr.sessions
+
+
+def test_a_stop_that_the_engine_does_not_hear_is_repeated(
+    core: Core, load: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmdeploy.serve.managers import Session
+
+    aborts, abort = itertools.count(1), Session.async_abort
+
+    async def counted(self: Any) -> None:
+        if next(aborts) > 3:
+            await abort(self)
+
+    def emit(text: str) -> None:
+        raise Cancelled
+
+    engine = load()
+    monkeypatch.setattr(vision, "ABORT_EVERY", 0.001)
+    monkeypatch.setattr(Session, "async_abort", counted)
+    core.script = itertools.repeat(500)
+    assert engine.generate([user("x")], GREEDY, emit).reason == "cancelled"
+    assert core.aborted and next(aborts) > 4
     core.script = [500]
     assert answer(engine, [user("y")])[1].reason == "length"
 
