@@ -53,6 +53,8 @@ class LMDeployEngine:
             os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
         # Its look at the machine is a process of its own: half a GiB of the card, and our configuration unknown there.
         os.environ["LMDEPLOY_ENABLE_CHECK_ENV"] = "0"
+        # On Hopper the PyTorch engine would multiply 4-bit weights by TurboMind's kernels, which abort in bfloat16.
+        os.environ["LMDEPLOY_W4A16_GEMM_BACKEND"] = "triton"
         stage("libraries")
         import lmdeploy
         from lmdeploy import turbomind

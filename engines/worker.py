@@ -32,6 +32,8 @@ ALIVE_EVERY = 0.5
 # Cards in the driver's order: where they are not alike, torch would count from the fastest, and probe.py by PCI bus.
 DEFAULTS = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 FIXED = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+# Where it was when a library aborts the process: nothing else would say so.
+FIXED["PYTHONFAULTHANDLER"] = "1"
 
 
 # -- the parent's side ---------------------------------------------------------------------------------------------

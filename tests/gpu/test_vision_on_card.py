@@ -34,8 +34,7 @@ FREE = (8.0, 6.0, 5.0, 4.0, 7.0, 24.0, 7.5, 12.0)
 SIZES = ((448, 448), (1792, 1344), (4000, 3000))
 PRELOAD = """import os
 os.environ["PYTHONPATH"] = {path!r}  # what the worker starts itself is not to import all this, too
-os.environ["LMDEPLOY_ENABLE_CHECK_ENV"] = "0"  # as engines.vision sets it, but LMDeploy reads it when it is imported
-import torch, torchvision, lmdeploy.{module}
+import torch, torchvision, {module}
 """
 
 
@@ -65,7 +64,8 @@ class Starter:
     def prepare(self, backend: str) -> None:
         site = self._folder / backend
         site.mkdir(exist_ok=True)
-        module = "turbomind" if backend == "turbomind" else "pytorch.engine"
+        # Not lmdeploy.pytorch: when it is imported it reads what engines.vision has yet to say.
+        module = "lmdeploy.turbomind" if backend == "turbomind" else "transformers"
         path = os.environ.get("PYTHONPATH", "")
         (site / "sitecustomize.py").write_text(PRELOAD.format(module=module, path=path))
         with pytest.MonkeyPatch.context() as patch:
@@ -84,6 +84,8 @@ class Starter:
     def close(self) -> None:
         for worker in self._ready.values():
             worker.kill()
+        lines = (self._folder / "engine.log").read_text(errors="replace").replace("\r", "\n").splitlines()
+        print("\n".join(line for line in lines if line.strip() and "Loading" not in line)[-6000:])
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[ImagePart]:
 @pytest.fixture
 def core(monkeypatch: pytest.MonkeyPatch) -> Core:
     # Set, so that what is set later is taken back.
-    for name, value in {"PYTORCH_NO_CUDA_MEMORY_CACHING": "0", "LMDEPLOY_ENABLE_CHECK_ENV": "1"}.items():
+    before = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "0", "LMDEPLOY_ENABLE_CHECK_ENV": "1"}
+    for name, value in (before | {"LMDEPLOY_W4A16_GEMM_BACKEND": "auto"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TM_LOG_LEVEL", "ERROR")
     core = Core()

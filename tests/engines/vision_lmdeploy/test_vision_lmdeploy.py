@@ -67,6 +67,7 @@ def test_the_plan_is_what_the_engine_is_made_with(backend: str, kind: str, core:
     assert (made.max_batch_size, made.max_prefill_token_num, made.quant_policy) == (2, 4096, 8)
     assert made.enable_prefix_caching == (backend == "turbomind")
     assert os.environ["LMDEPLOY_ENABLE_CHECK_ENV"] == "0"
+    assert os.environ["LMDEPLOY_W4A16_GEMM_BACKEND"] == "triton"
     assert os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] == ("1" if backend == "turbomind" else "0")
     if backend == "pytorch":
         assert (made.num_gpu_blocks - 1) * made.block_size == 2 * 5120, "LMDeploy keeps a block for itself"
