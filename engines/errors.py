@@ -24,6 +24,10 @@ AppError
     Busy                    waiting, limit
   StorageError            what people said cannot be kept
     HistoryUnavailable      detail
+    NotSaved                kind (full | io | readonly | busy | changed); nothing is refused for it
+    StoreDamaged            file, folder; nothing is refused for it
+    StoreTooNew             file, version, known
+    DataInUse               folder, address ("" while the other is starting)
   EngineError             the engine itself failed; its worker is replaced
     EngineDied              model, signal, exit_code, stage
     EngineHung              model, stage, seconds
@@ -139,6 +143,22 @@ class StorageError(AppError):
 
 class HistoryUnavailable(StorageError):
     code = "history_unavailable"
+
+
+class NotSaved(StorageError):
+    code = "not_saved"
+
+
+class StoreDamaged(StorageError):
+    code = "store_damaged"
+
+
+class StoreTooNew(StorageError):
+    code = "store_too_new"
+
+
+class DataInUse(StorageError):
+    code = "data_in_use"
 
 
 class EngineError(AppError):

@@ -14,7 +14,8 @@ from gradio.components import Component
 from configs.schema import ModelKind
 from interface.chat_events import ChatEvents, choices, usual_settings
 from interface.desk import QUIET, Desk, label
-from interface.render import LATEX
+from interface.messages import explain
+from interface.render import LATEX, notice_html
 
 # The page's address names its conversations, so that a reload or a bookmark finds them again.
 TO_ADDRESS = """(id) => {
@@ -93,6 +94,13 @@ def build(desk: Desk, demo: gr.Blocks) -> ChatTab:
         gr.Textbox(visible=False), offer, take_offer, swap,
     )  # fmt: skip
     wire(ChatEvents(desk), tab, demo)
+
+    def news(request: gr.Request) -> str:
+        """-> notice. That the conversations' file was set aside, to the first page that is opened since."""
+        damaged, desk.store.set_aside = desk.store.set_aside, None
+        return notice_html(explain(damaged, desk.lang(request))) if damaged else ""
+
+    demo.load(news, None, tab.notice, **QUIET)
     return tab
 
 

@@ -129,6 +129,10 @@ def _worded(code: str, facts: Mapping[str, Any], lang: Lang) -> dict[str, Any]:
         words["problem"] = t(f"problem.{facts['problem']}", lang, **facts)
     if code == "image_rejected":
         words["reason"] = t(f"image.{facts['reason']}", lang, **facts)
+    if code == "not_saved":
+        words["reason"] = t(f"storage.{facts['kind']}", lang)
+    if code == "data_in_use":
+        words["where"] = facts["address"] or t("app.starting", lang)
     if code == "model_missing":
         words["tried"] = "".join(f" {_tried(one, lang)}" for one in facts.get("tried", ()))
     if code == "not_enough_memory":
