@@ -9,6 +9,9 @@ AppError
     ConversationMoved       (another page has changed the conversation)
     ImageRejected           name, reason (gone | empty | too_many_bytes | too_large | too_thin | not_an_image |
                             foreign | damaged), and the reason's numbers
+    ImportRejected          name, reason (gone | empty | too_large | damaged | unsafe_name | not_json | wrong_value |
+                            not_conversations | too_new | unknown_key | role | image | image_missing | remote_image),
+                            where, and the reason's own facts
   ModelError              something is wrong with a model's files
     ModelUnknown            model, nearest
     ModelMissing            model, tried (nothing could be had from any source)
@@ -83,6 +86,10 @@ class ConversationMoved(InputError):
 
 class ImageRejected(InputError):
     code = "image_rejected"
+
+
+class ImportRejected(InputError):
+    code = "import_rejected"
 
 
 class ModelError(AppError):

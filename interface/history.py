@@ -94,7 +94,7 @@ class Store(Database):
 
     def __init__(self, path: Path, images: Path) -> None:
         super().__init__(path, MIGRATIONS)
-        self._images = images
+        self.images = images
 
     def create(self, model: str, system: str, settings: GenerationSettings) -> str:
         """A new, empty conversation; its id cannot be guessed."""
@@ -181,7 +181,7 @@ class Store(Database):
             status,
             Usage(**json.loads(usage)) if usage else None,
             json.loads(error) if error else None,
-            tuple(ImagePart(sha256, image_path(self._images, sha256), *size) for sha256, *size in json.loads(images)),
+            tuple(ImagePart(sha256, image_path(self.images, sha256), *size) for sha256, *size in json.loads(images)),
         )
 
 

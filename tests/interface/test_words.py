@@ -82,7 +82,7 @@ def test_no_code_fact_or_stage_has_words_that_nothing_can_ask_for() -> None:
     }  # fmt: skip
     for key in texts("en"):
         section, name, *_ = key.split(".")
-        if section in ("error", "plan", "problem", "reason", "stage", "storage"):
+        if section in ("error", "plan", "problem", "reason", "stage", "storage", "import"):
             assert key in said or name in said or name.partition("_")[2] in said, key
 
 
@@ -98,6 +98,8 @@ FACTS: dict[str, dict[str, object]] = {
     "still_answering": {},
     "conversation_moved": {},
     "image_rejected": {"name": "cat.png", "reason": "too_thin", "width": 60000, "height": 1, "limit": 50},
+    "import_rejected": {"name": "chats.zip", "reason": "image", "where": "images/a.webp",
+        "image": {"name": "a.webp", "reason": "foreign", "format": "PDF"}},
     "model_unknown": {"model": "x", "nearest": "y", "known": "y, z"},
     "model_missing": {"model": "m", "tried": (("modelscope", "download_failed", {"source": "modelscope",
         "kind": "offline", "detail": ""}), ("huggingface", "model_corrupt", {"file": "f", "problem": "hash"}))},
