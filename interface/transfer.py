@@ -12,6 +12,7 @@ import math
 import re
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -150,7 +151,7 @@ def import_file(store: Store, uploads: Uploads, path: str | Path, choose: Choose
         raise ImportRejected(name=name, reason=refusal.facts["reason"]) from None
     except ImportRejected as refusal:
         raise ImportRejected(**{"name": name} | refusal.facts) from None
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError, zipfile.zlib.error):
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, ValueError):
         # Python's zip reader meets broken and encrypted archives with all of these.
         raise ImportRejected(name=name, reason="damaged") from None
     with store.transaction():

@@ -24,7 +24,7 @@ def preset(page: Page) -> Locator:
 
 
 def system(page: Page) -> Locator:
-    return page.get_by_label("System prompt", exact=True)
+    return page.locator("#settings").get_by_label("System prompt")
 
 
 def test_prompt_and_settings_stay_with_their_conversation(fake: Served, open_page: OpenPage) -> None:
@@ -75,7 +75,8 @@ def test_a_preset_is_saved_chosen_replaced_and_deleted(fake: Served, open_page: 
 
 
 def test_the_image_tab_has_presets_of_its_own(fake: Served, open_page: OpenPage) -> None:
-    page = open_page(fake.url + "?tab=images", locale="zh-CN")
+    page = open_page(fake.url, locale="zh-CN")
+    page.get_by_role("tab", name="图片问答").click()
     page.locator("#image-settings .toggle-button").click()
     page.locator("#image-settings").get_by_label("高：最多 12 块").check()
     page.locator("#image-preset input").fill("看小字")

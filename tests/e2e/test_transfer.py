@@ -73,7 +73,8 @@ def test_import_of_an_export_equals_the_original(
 
 
 def test_images_travel_with_their_questions(fake: Served, tmp_path: Path, open_page: OpenPage) -> None:
-    page = open_page(fake.url + "?tab=images")
+    page = open_page(fake.url)
+    page.get_by_role("tab", name="Image Q&A").click()
     attach(page, [file("a.png", 64, 48)])
     say_on_images(page, "what is this?")
     expect(answers(page).last).to_contain_text("1 image: 64x48")
