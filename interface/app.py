@@ -9,10 +9,10 @@ import gradio as gr
 
 from configs.errors import ConfigError
 from interface import chat, guards, models, vision
+from interface.archive import MAX_FILE
 from interface.desk import QUIET, Desk, label
 from interface.i18n import t
 from interface.theme import CSS, head, theme, translations
-from interface.transfer import MAX_FILE
 
 PORTS_TRIED = 40
 CACHE_SECONDS = 24 * 3600

@@ -13,12 +13,11 @@ import re
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, BinaryIO, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
@@ -27,18 +26,12 @@ from configs.schema import ModelSpec
 from engines.base import GenerationSettings
 from engines.errors import ImageRejected, ImportRejected, SettingOutOfRange
 from interface import foreign, transcript
+from interface.archive import LIST, MAX_FILE, Source, opened
 from interface.history import Store
 from interface.i18n import LANGS, Lang, t
 from interface.messages import explain
 from interface.transcript import Entry, Picture, Problem, Transcript
 from interface.uploads import Uploads, image_path
-
-LIST = "conversations.json"
-MAX_FILE = 512 * 2**20
-MAX_JSON = 128 * 2**20
-MAX_UNPACKED = 2 * 2**30
-MAX_MEMBERS = 20_000
-"""Bytes and files: far above what years of talking come to, far below what would hurt."""
 
 ChooseModel = Callable[[str, bool], ModelSpec]
 """The model to go on with: for a model's id, and whether there are images."""
@@ -145,7 +138,7 @@ def import_file(store: Store, uploads: Uploads, path: str | Path, choose: Choose
         size = file.stat().st_size
         if size == 0 or size > MAX_FILE:
             raise ImportRejected(reason="too_large" if size else "empty", limit=MAX_FILE)
-        with file.open("rb") as stream, _opened(stream) as source:
+        with file.open("rb") as stream, opened(stream) as source:
             found = [_held(one, choose) for one in _transcripts(source, uploads)]
     except ImageRejected as refusal:  # of the file itself: it is not where uploads are
         raise ImportRejected(name=name, reason=refusal.facts["reason"]) from None
@@ -158,57 +151,12 @@ def import_file(store: Store, uploads: Uploads, path: str | Path, choose: Choose
         return [transcript.write(store, one) for one in found]
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """What a file holds: its JSON, and its images by their place in the archive."""
-
-    json: bytes
-    image: Callable[[str], bytes]
-
-
-@contextmanager
-def _opened(stream: BinaryIO) -> Iterator[_Source]:
-    if not zipfile.is_zipfile(stream):
-        stream.seek(0)
-        yield _Source(_limited(stream, MAX_JSON), lambda place: _missing(place))
-        return
-    with zipfile.ZipFile(stream) as archive:
-        members = {one.filename: one for one in archive.infolist()}
-        if len(archive.infolist()) > MAX_MEMBERS or sum(one.file_size for one in members.values()) > MAX_UNPACKED:
-            raise ImportRejected(reason="too_large", limit=MAX_UNPACKED)
-        for place in members:
-            if ".." in PurePosixPath(place).parts or PurePosixPath(place).is_absolute() or PureWindowsPath(place).drive:
-                raise ImportRejected(reason="unsafe_name", where=place)
-        if LIST not in members:
-            raise ImportRejected(reason="not_conversations")
-
-        def member(place: str, limit: int) -> bytes:
-            with archive.open(members[place]) as part:
-                return _limited(part, limit)
-
-        yield _Source(
-            member(LIST, MAX_JSON),
-            lambda place: member(place, MAX_FILE) if place in members else _missing(place),
-        )
-
-
-def _limited(stream: Any, limit: int) -> bytes:
-    data: bytes = stream.read(limit + 1)  # whatever size it claims
-    if len(data) > limit:
-        raise ImportRejected(reason="too_large", limit=limit)
-    return data
-
-
-def _missing(place: str) -> bytes:
-    raise ImportRejected(reason="image_missing", where=place)
-
-
-def _transcripts(source: _Source, uploads: Uploads) -> list[Transcript]:
+def _transcripts(source: Source, uploads: Uploads) -> list[Transcript]:
     taken: dict[str, Picture] = {}
 
-    def take(data: bytes, where: str) -> Picture:
+    def take(data: bytes, where: str, stored: bool = False) -> Picture:
         try:
-            part = uploads.accept_stream(where, io.BytesIO(data))
+            part = uploads.accept_stream(where, io.BytesIO(data), stored)
         except ImageRejected as refusal:
             raise ImportRejected(reason="image", where=where, image=refusal.facts) from None
         return Picture(part.sha256, part.width, part.height)
@@ -216,7 +164,7 @@ def _transcripts(source: _Source, uploads: Uploads) -> list[Transcript]:
     def again(picture: Picture) -> Picture:
         place = f"images/{picture.sha256}.webp"
         if place not in taken:
-            taken[place] = take(source.image(place), place)
+            taken[place] = take(source.image(place), place, stored=True)
         return taken[place]
 
     try:

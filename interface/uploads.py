@@ -14,6 +14,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -82,11 +83,15 @@ class Uploads:
             raise ImageRejected(name=Path(path).name, reason="gone")
         return file
 
-    def accept_stream(self, name: str, stream: BinaryIO) -> ImagePart:
-        """The same for what is no file of its own, like a part of an import."""
+    def accept_stream(self, name: str, stream: BinaryIO, stored: bool = False) -> ImagePart:
+        """The same for what is no file of its own, like a part of an import.
+
+        `stored` is for images that claim to have been through the gate: lossless, they are larger than they came.
+        """
+        limits = replace(self._limits, max_bytes=4 * self._limits.store_side**2) if stored else self._limits
         try:
             with _decoding:
-                return self._store(_decoded(stream, self._limits))
+                return self._store(_decoded(stream, limits))
         except ImageRejected as refusal:
             raise ImageRejected(name=name, **refusal.facts) from None
 

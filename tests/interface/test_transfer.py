@@ -19,7 +19,7 @@ from configs.load import load_catalogue
 from configs.schema import ModelSpec, UploadsConfig
 from engines.base import GenerationSettings, ImagePart, Usage
 from engines.errors import ImportRejected
-from interface import transcript, transfer
+from interface import archive, transcript
 from interface.history import Store
 from interface.messages import explain
 from interface.transfer import export_json, export_markdown, import_file
@@ -138,6 +138,16 @@ def shown(store: Store, id: str) -> list[Any]:
     return [
         (one.role, one.text, one.status, one.usage, one.error, [i.sha256 for i in one.images]) for one in store.path(id)
     ]
+
+
+def test_an_image_that_grew_when_it_was_stored_is_taken_back(places: tuple[Place, Place], tmp_path: Path) -> None:
+    one, two = places
+    id = one.store.create(MODELS[1], "", GenerationSettings())
+    one.store.add(id, "user", "what is this?", images=[one.image("teal")])
+    path = export_json(one.store, [id], tmp_path)
+    small = Uploads(UploadsConfig(max_bytes=20), two.inbox, two.uploads.folder)
+    (taken,) = import_file(two.store, small, two.put(path.read_bytes(), path.name), chosen)
+    assert shown(two.store, taken) == shown(one.store, id)
 
 
 def test_what_is_growing_is_exported_as_stopped(place: Place, tmp_path: Path) -> None:
@@ -289,6 +299,7 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "second of two": ([{"messages": []}, {"messages": [{"role": "x"}]}], "role", "[1].messages[0]"),
     "no list": (zipped({"readme.txt": "x"}), "not_conversations", ""),
     "traversal": (zipped({"conversations.json": LIST, "../../evil": "x"}), "unsafe_name", "../../evil"),
+    "windows": (zipped({"conversations.json": LIST, "a\\..\\..\\evil": "x"}), "unsafe_name", "a\\..\\..\\evil"),
     "absolute": (zipped({"conversations.json": LIST, "/etc/passwd": "x"}), "unsafe_name", "/etc/passwd"),
     "bomb": (zipped({"conversations.json": b"[" + b" " * 10**8}), "too_large", ""),
     "bombs beside": (zipped({"conversations.json": LIST} | {f"{n}": b"0" * 10**7 for n in range(12)}), "too_large", ""),
@@ -303,7 +314,7 @@ def test_a_file_that_cannot_be_taken_is_refused_by_name(
     place: Place, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, limit in (("MAX_JSON", 10**7), ("MAX_UNPACKED", 10**8), ("MAX_MEMBERS", 500)):
-        monkeypatch.setattr(transfer, name, limit)
+        monkeypatch.setattr(archive, name, limit)
     kept = place.store.create(MODELS[0], "", GenerationSettings())
     data, reason, where = REFUSED[case]
     with pytest.raises(ImportRejected) as refused:
