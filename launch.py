@@ -212,15 +212,21 @@ def serve(library: Library, lang: Lang, exact_port: bool) -> int:
         signal.signal(number, lambda *_: os._exit(1) if stop.is_set() else stop.set())
     # The other commands need no page, and start in a tenth of the time without Gradio.
     from interface import app
+    from interface.data_lock import DataLock
     from interface.desk import Desk
 
     config = library.config
+    lock = DataLock(config.data)
     port = app.free_port(config.server.host, config.server.port, exact_port)
     if port is None:
         raise ConfigError("port_taken", port=config.server.port)
     desk = Desk.open(library)
+    damaged = desk.store.set_aside
     demo = app.build(desk)
     address = app.serve(desk, demo, port)
+    lock.serving(address)
+    if damaged is not None:
+        print(explain(damaged, lang).line)
     if port != config.server.port and config.server.port:
         print(t("app.port_taken", lang, wanted=config.server.port, port=port))
     print(t("app.serving", lang, url=address))
@@ -232,6 +238,7 @@ def serve(library: Library, lang: Lang, exact_port: bool) -> int:
     print(t("app.stopping", lang), flush=True)
     desk.close()
     demo.close(verbose=False)
+    lock.release()
     return 0
 
 

@@ -9,6 +9,9 @@ AppError
     ConversationMoved       (another page has changed the conversation)
     ImageRejected           name, reason (gone | empty | too_many_bytes | too_large | too_thin | not_an_image |
                             foreign | damaged), and the reason's numbers
+    ImportRejected          name, reason (gone | empty | too_large | damaged | unsafe_name | not_json | wrong_value |
+                            not_conversations | too_new | unknown_key | role | image | image_missing | remote_image),
+                            where, and the reason's own facts
   ModelError              something is wrong with a model's files
     ModelUnknown            model, nearest
     ModelMissing            model, tried (nothing could be had from any source)
@@ -24,6 +27,10 @@ AppError
     Busy                    waiting, limit
   StorageError            what people said cannot be kept
     HistoryUnavailable      detail
+    NotSaved                kind (full | io | readonly | busy | changed); nothing is refused for it
+    StoreDamaged            file, folder; nothing is refused for it
+    StoreTooNew             file, version, known
+    DataInUse               folder, address ("" while the other is starting)
   EngineError             the engine itself failed; its worker is replaced
     EngineDied              model, signal, exit_code, stage
     EngineHung              model, stage, seconds
@@ -79,6 +86,10 @@ class ConversationMoved(InputError):
 
 class ImageRejected(InputError):
     code = "image_rejected"
+
+
+class ImportRejected(InputError):
+    code = "import_rejected"
 
 
 class ModelError(AppError):
@@ -139,6 +150,22 @@ class StorageError(AppError):
 
 class HistoryUnavailable(StorageError):
     code = "history_unavailable"
+
+
+class NotSaved(StorageError):
+    code = "not_saved"
+
+
+class StoreDamaged(StorageError):
+    code = "store_damaged"
+
+
+class StoreTooNew(StorageError):
+    code = "store_too_new"
+
+
+class DataInUse(StorageError):
+    code = "data_in_use"
 
 
 class EngineError(AppError):

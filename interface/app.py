@@ -9,6 +9,7 @@ import gradio as gr
 
 from configs.errors import ConfigError
 from interface import chat, guards, models, vision
+from interface.archive import MAX_FILE
 from interface.desk import QUIET, Desk, label
 from interface.i18n import t
 from interface.theme import CSS, head, theme, translations
@@ -66,7 +67,8 @@ def serve(desk: Desk, demo: gr.Blocks, port: int) -> str:
         quiet=True,
         share=False,
         max_threads=100,  # each page that follows an answer holds one
-        max_file_size=4 * desk.config.uploads.max_bytes,  # what the gate is too strict for, it words itself
+        # What the gates are too strict for, they word themselves.
+        max_file_size=max(4 * desk.config.uploads.max_bytes, 2 * MAX_FILE),
         allowed_paths=[str(desk.uploads.folder)],
         footer_links=[],
         run_history=False,

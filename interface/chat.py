@@ -12,9 +12,11 @@ import gradio as gr
 from gradio.components import Component
 
 from configs.schema import ModelKind
+from interface import presets_ui, transfer_ui
 from interface.chat_events import ChatEvents, choices, usual_settings
 from interface.desk import QUIET, Desk, label
-from interface.render import LATEX
+from interface.messages import explain
+from interface.render import LATEX, notice_html
 
 # The page's address names its conversations, so that a reload or a bookmark finds them again.
 TO_ADDRESS = """(id) => {
@@ -87,12 +89,18 @@ def build(desk: Desk, demo: gr.Blocks) -> ChatTab:
             elem_id="prompt",
         )
         send, stop = draw_buttons("text")
-    settings, usual = draw_settings(desk, "text")
+    drawer = draw_settings(desk, "text")
     tab = ChatTab(
-        "text", model, state, new, chat, status, notice, prompt, send, stop, settings, usual,
-        gr.Textbox(visible=False), offer, take_offer, swap,
+        "text", model, state, new, chat, status, notice, prompt, send, stop, *drawer, offer, take_offer, swap,
     )  # fmt: skip
     wire(ChatEvents(desk), tab, demo)
+
+    def news(request: gr.Request) -> str:
+        """-> notice. That the conversations' file was set aside, to the first page that is opened since."""
+        damaged, desk.store.set_aside = desk.store.set_aside, None
+        return notice_html(explain(damaged, desk.lang(request))) if damaged else ""
+
+    demo.load(news, None, tab.notice, **QUIET)
     return tab
 
 
@@ -144,12 +152,15 @@ def draw_buttons(kind: ModelKind) -> tuple[gr.Button, gr.Button]:
     )
 
 
-def draw_settings(desk: Desk, kind: ModelKind) -> tuple[list[Component], gr.Button]:
-    """The drawer: what an answer is asked for with."""
+def draw_settings(desk: Desk, kind: ModelKind) -> tuple[list[Component], gr.Button, gr.Textbox]:
+    """The drawer: what an answer is asked for with, the presets of it, and the way out for the conversation.
+
+    The last component is the conversation's id.
+    """
+    prefix, conversation = PREFIXES[kind], gr.Textbox(visible=False)
     system, temperature, top_p, penalty, length, seed, *_ = usual_settings(desk.library.spec(desk.first_model(kind)))
-    with gr.Sidebar(
-        position="right", open=False, width=300, label=label("chat.settings"), elem_id=f"{PREFIXES[kind]}settings"
-    ):
+    with gr.Sidebar(position="right", open=False, width=300, label=label("chat.settings"), elem_id=f"{prefix}settings"):
+        bar = presets_ui.build(prefix)
         settings: list[Component] = [
             gr.Textbox(system, label=label("chat.system"), info=label("chat.system_hint"), lines=4, max_lines=12),
             gr.Slider(
@@ -166,7 +177,13 @@ def draw_settings(desk: Desk, kind: ModelKind) -> tuple[list[Component], gr.Butt
             settings.append(
                 gr.Radio(details, value="auto", label=label("vision.detail"), info=label("vision.detail_hint"))
             )
-        return settings, gr.Button(label("chat.defaults"), size="sm")
+        usual = gr.Button(label("chat.defaults"), size="sm")
+        with gr.Accordion(label("export.title"), open=False, elem_id=f"{prefix}transfer"):
+            transfer_ui.build_one(desk, conversation, prefix)
+            if kind == "text":
+                transfer_ui.build(desk)
+    presets_ui.wire(bar, desk, kind, settings)
+    return settings, usual, conversation
 
 
 def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks) -> None:

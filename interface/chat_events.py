@@ -198,8 +198,8 @@ class ChatEvents:
         if not path:
             chat = gr.update(value=[], **self.empty(self._desk.library.spec(model), lang))
         status = status_html(usage_line(path[-1].usage, lang)) if path and path[-1].usage else ""
-        if self._desk.answers.unsaved is not None:
-            status += notice_html(explain(self._desk.answers.unsaved, lang))
+        if self._desk.store.unsaved is not None:
+            status += notice_html(explain(self._desk.store.unsaved, lang))
         return chat, status, gr.update(visible=True), gr.update(visible=False)
 
 

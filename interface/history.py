@@ -10,16 +10,14 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from engines.base import GenerationSettings, ImagePart, Message, Role, TextPart, Usage
-from engines.errors import HistoryUnavailable
+from interface.store_file import Database, Migrations
 from interface.uploads import image_path
 
 Status = Literal["growing", "complete", "stopped", "failed"]
@@ -76,27 +74,27 @@ def m002_images(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE messages ADD COLUMN images TEXT NOT NULL DEFAULT '[]'")
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (m001_initial, m002_images)
+def m004_presets(db: sqlite3.Connection) -> None:
+    db.execute(
+        "CREATE TABLE presets (kind TEXT NOT NULL, name TEXT NOT NULL, system TEXT NOT NULL, settings TEXT NOT NULL,"
+        " PRIMARY KEY (kind, name)) WITHOUT ROWID"
+    )
+
+
+MIGRATIONS: Migrations = (m001_initial, m002_images, m004_presets)
 """Only ever appended to; `PRAGMA user_version` counts how many a file has had."""
 
 
-class Store:
-    """One connection under one lock: writes are small and come a few times a second at most.
+class Store(Database):
+    """Conversations in a file. Writes are small, and come a few times a second at most.
 
     `images` is the folder that interface.uploads keeps them in.
-    Raises HistoryUnavailable(detail) when the file cannot be read or written; the caller says so and goes on.
+    Raises HistoryUnavailable(detail) when the file cannot be read; one that cannot be written is gone on without.
     """
 
     def __init__(self, path: Path, images: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._images = images
-        self._lock = threading.RLock()
-        with _named_failure():
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("PRAGMA foreign_keys=ON")
-            self._migrate()
+        super().__init__(path, MIGRATIONS)
+        self.images = images
 
     def create(self, model: str, system: str, settings: GenerationSettings) -> str:
         """A new, empty conversation; its id cannot be guessed."""
@@ -109,7 +107,7 @@ class Store:
         return conversation
 
     def conversation(self, conversation: str) -> Conversation | None:
-        row = self._one("SELECT id, title, model, system, settings FROM conversations WHERE id = ?", conversation)
+        row = self.one("SELECT id, title, model, system, settings FROM conversations WHERE id = ?", conversation)
         return Conversation(*row[:4], GenerationSettings(**json.loads(row[4]))) if row else None
 
     def configure(self, conversation: str, model: str, system: str, settings: GenerationSettings) -> None:
@@ -122,16 +120,15 @@ class Store:
 
     def path(self, conversation: str) -> list[StoredMessage]:
         """The messages from the first to the head, in order."""
-        with self._lock, _named_failure():
-            rows = self._db.execute(
-                "WITH RECURSIVE path(id, parent, role, text, status, usage, error, images) AS ("
-                " SELECT m.id, m.parent, m.role, m.text, m.status, m.usage, m.error, m.images"
-                "  FROM messages m JOIN conversations c ON c.head = m.id WHERE c.id = ?"
-                " UNION ALL SELECT m.id, m.parent, m.role, m.text, m.status, m.usage, m.error, m.images"
-                "  FROM messages m JOIN path ON path.parent = m.id)"
-                " SELECT id, role, text, status, usage, error, images FROM path",
-                (conversation,),
-            ).fetchall()
+        rows = self.all(
+            "WITH RECURSIVE path(id, parent, role, text, status, usage, error, images) AS ("
+            " SELECT m.id, m.parent, m.role, m.text, m.status, m.usage, m.error, m.images"
+            "  FROM messages m JOIN conversations c ON c.head = m.id WHERE c.id = ?"
+            " UNION ALL SELECT m.id, m.parent, m.role, m.text, m.status, m.usage, m.error, m.images"
+            "  FROM messages m JOIN path ON path.parent = m.id)"
+            " SELECT id, role, text, status, usage, error, images FROM path",
+            conversation,
+        )
         return [self._stored(row) for row in reversed(rows)]
 
     def add(
@@ -175,33 +172,6 @@ class Store:
         with self.transaction() as db:
             return db.execute("UPDATE messages SET status = 'stopped' WHERE status = 'growing'").rowcount
 
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """What is written within is committed as one, or not at all; one within another is part of that."""
-        with self._lock, _named_failure():
-            if self._db.in_transaction:
-                yield self._db
-                return
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # a full disk has rolled back by itself
-                    self._db.execute("ROLLBACK")
-                raise
-
-    def close(self) -> None:
-        with self._lock:
-            self._db.close()
-
-    def _migrate(self) -> None:
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        for number, migration in enumerate(MIGRATIONS[version:], version + 1):
-            with self.transaction() as db:
-                migration(db)
-                db.execute(f"PRAGMA user_version = {number}")
-
     def _stored(self, row: tuple[Any, ...]) -> StoredMessage:
         id, role, text, status, usage, error, images = row
         return StoredMessage(
@@ -211,20 +181,8 @@ class Store:
             status,
             Usage(**json.loads(usage)) if usage else None,
             json.loads(error) if error else None,
-            tuple(ImagePart(sha256, image_path(self._images, sha256), *size) for sha256, *size in json.loads(images)),
+            tuple(ImagePart(sha256, image_path(self.images, sha256), *size) for sha256, *size in json.loads(images)),
         )
-
-    def _one(self, query: str, *values: object) -> Any:
-        with self._lock, _named_failure():
-            return self._db.execute(query, values).fetchone()
-
-
-@contextmanager
-def _named_failure() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise HistoryUnavailable(detail=str(error)) from error
 
 
 def _json(value: object) -> str | None:

@@ -129,6 +129,14 @@ def _worded(code: str, facts: Mapping[str, Any], lang: Lang) -> dict[str, Any]:
         words["problem"] = t(f"problem.{facts['problem']}", lang, **facts)
     if code == "image_rejected":
         words["reason"] = t(f"image.{facts['reason']}", lang, **facts)
+    if code == "import_rejected":
+        if "image" in facts:
+            words["why"] = t(f"image.{facts['image']['reason']}", lang, **facts["image"])
+        words["reason"] = t(f"import.{facts['reason']}", lang, **words)
+    if code == "not_saved":
+        words["reason"] = t(f"storage.{facts['kind']}", lang)
+    if code == "data_in_use":
+        words["where"] = facts["address"] or t("app.starting", lang)
     if code == "model_missing":
         words["tried"] = "".join(f" {_tried(one, lang)}" for one in facts.get("tried", ()))
     if code == "not_enough_memory":

@@ -14,6 +14,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -70,16 +71,33 @@ class Uploads:
         """The stored image of an uploaded file. Raises ImageRejected(name, reason, and the reason's numbers)."""
         name = Path(path).name
         try:
-            file = Path(path).resolve(strict=True)
-            # A crafted request may name any file of the machine; only what was uploaded is read.
-            if not file.is_file() or not file.is_relative_to(self._inbox.resolve()):
-                _refuse("gone")
-            with file.open("rb") as stream, _decoding:
-                return self._store(_decoded(stream, self._limits))
-        except ImageRejected as refusal:
-            raise ImageRejected(name=name, **refusal.facts) from None
+            with self.uploaded(path).open("rb") as stream:
+                return self.accept_stream(name, stream)
         except OSError:
             raise ImageRejected(name=name, reason="gone") from None
+
+    def uploaded(self, path: str | Path) -> Path:
+        """Where an uploaded file really is. Raises ImageRejected(name, reason="gone") if it is not there."""
+        try:
+            file = Path(path).resolve(strict=True)
+        except OSError:
+            raise ImageRejected(name=Path(path).name, reason="gone") from None
+        # A crafted request may name any file of the machine; only what was uploaded is read.
+        if not file.is_file() or not file.is_relative_to(self._inbox.resolve()):
+            raise ImageRejected(name=Path(path).name, reason="gone")
+        return file
+
+    def accept_stream(self, name: str, stream: BinaryIO, stored: bool = False) -> ImagePart:
+        """The same for what is no file of its own, like a part of an import.
+
+        `stored` is for images that claim to have been through the gate: lossless, they are larger than they came.
+        """
+        limits = replace(self._limits, max_bytes=4 * self._limits.store_side**2) if stored else self._limits
+        try:
+            with _decoding:
+                return self._store(_decoded(stream, limits))
+        except ImageRejected as refusal:
+            raise ImageRejected(name=name, **refusal.facts) from None
 
     def _store(self, image: Image.Image) -> ImagePart:
         """Written under the hash of its bytes: the same picture is kept once. Never half a file, whatever happens."""
@@ -109,7 +127,8 @@ def thumbnail_path(folder: Path, sha256: str) -> Path:
 
 def _decoded(stream: BinaryIO, limits: UploadsConfig) -> Image.Image:
     """A file's picture, upright, in RGB, no larger than it is stored. Raises ImageRejected without its name."""
-    size = os.fstat(stream.fileno()).st_size
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
     if size == 0:
         _refuse("empty")
     if size > limits.max_bytes:

@@ -39,11 +39,8 @@ def build(desk: Desk, demo: gr.Blocks, tab: gr.Tab) -> None:
             elem_id="image-prompt",
         )
         send, stop = draw_buttons("vision")
-    settings, usual = draw_settings(desk, "vision")
-    talk = Talk(
-        "vision", model, state, new, chat, status, notice, prompt, send, stop, settings, usual,
-        gr.Textbox(visible=False),
-    )  # fmt: skip
+    drawer = draw_settings(desk, "vision")
+    talk = Talk("vision", model, state, new, chat, status, notice, prompt, send, stop, *drawer)
     events = VisionEvents(desk)
     wire(events, talk, demo)
     panel.wire(desk, guard, talk, events, tab)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,37 +160,48 @@ def test_closing_writes_what_was_said(tmp_path: Path) -> None:
 
 
 def broken_disk(desk: Desk, broken: bool = True) -> None:
-    desk.store._db.execute(f"PRAGMA query_only = {int(broken)}")
+    desk.store._file.execute(f"PRAGMA query_only = {int(broken)}")
 
 
-def test_an_answer_that_cannot_be_saved_is_kept_and_saved_when_it_can_be(desk: Desk, id: str) -> None:
+def in_the_file(desk: Desk, id: str) -> list[str]:
+    """What anyone else would read there."""
+    with closing(sqlite3.connect(desk.config.data / "conversations.sqlite3")) as db:
+        rows = db.execute("SELECT text FROM messages WHERE conversation = ? ORDER BY id", (id,)).fetchall()
+    return [text for (text,) in rows]
+
+
+def test_what_cannot_be_saved_is_kept_and_saved_when_it_can_be(desk: Desk, id: str) -> None:
     desk.answers.ask(id, "fake: words=5 prefill=0.5")
     broken_disk(desk)
     answered(desk, id)
     kept = desk.answers.path(id)[-1]
     assert (kept.text, kept.status) == ("word0 word1 word2 word3 word4 ", "complete")
-    assert desk.answers.unsaved is not None and desk.answers.unsaved.code == "history_unavailable"
-    assert desk.store.path(id)[-1].text == ""
+    assert desk.store.unsaved is not None and desk.store.unsaved.facts == {"kind": "readonly"}
+    assert in_the_file(desk, id)[-1] == ""
     broken_disk(desk, False)
-    assert desk.answers.path(id)[-1] == kept == desk.store.path(id)[-1] and desk.answers.unsaved is None
+    assert desk.answers.path(id)[-1] == kept and desk.store.unsaved is None
+    assert in_the_file(desk, id)[-1] == kept.text
 
 
-def test_an_answer_that_was_not_saved_is_part_of_the_next_prompt_and_written_at_the_end(tmp_path: Path) -> None:
+def test_questions_are_answered_while_nothing_can_be_saved(tmp_path: Path) -> None:
     desk = Desk.open(Library(load_config({"data": tmp_path}, {}), load_catalogue(), fake=True))
     id = desk.store.create(MODEL, "", SETTINGS)
-    desk.answers.ask(id, "fake: words=2 prefill=0.5")
+    desk.answers.ask(id, "one")
+    answered(desk, id)
     broken_disk(desk)
-    answered(desk, id)
-    with pytest.raises(HistoryUnavailable):
-        desk.answers.ask(id, "next")
+    new = desk.store.create(MODEL, "", SETTINGS)
+    for asked, question in ((id, "two"), (new, "three")):
+        desk.answers.ask(asked, question, (), (MODEL, "Be brief.", SETTINGS))
+        answered(desk, asked)
+    assert [one.text for one in desk.answers.path(id)] == ["one", "one ", "two", "two "]
+    assert in_the_file(desk, id) == ["one", "one "] and in_the_file(desk, new) == []
     broken_disk(desk, False)
-    desk.answers.ask(id, "next")
-    answer = desk.answers.of(id)
-    assert answer is not None and [one.text for one in answer.job.messages][1:] == ["word0 word1 ", "next"]
-    answered(desk, id)
     desk.close()
     store = Store(tmp_path / "conversations.sqlite3", tmp_path / "images")
-    assert [one.text for one in store.path(id)][1:] == ["word0 word1 ", "next", "next "]
+    assert [one.text for one in store.path(id)] == ["one", "one ", "two", "two "]
+    assert [one.text for one in store.path(new)] == ["three", "three "]
+    held = store.conversation(new)
+    assert held is not None and (held.title, held.system) == ("three", "Be brief.")
     store.close()
 
 

@@ -56,12 +56,12 @@ def change(index: int, before: str, after: str) -> gr.EditData:
 
 def test_a_page_shows_an_answer_that_could_not_be_saved_and_says_so(desk: Desk, events: ChatEvents) -> None:
     id = asked(events, "fake: words=3 prefill=0.5")
-    desk.store._db.execute("PRAGMA query_only = 1")
+    desk.store._file.execute("PRAGMA query_only = 1")
     end = followed(events, id)[-1]
-    assert texts(end)[-1] == "word0 word1 word2 " and "Conversations cannot be saved" in end[1]
-    desk.store._db.execute("PRAGMA query_only = 0")
+    assert texts(end)[-1] == "word0 word1 word2 " and "This chat is not being saved" in end[1]
+    desk.store._file.execute("PRAGMA query_only = 0")
     end = followed(events, id)[-1]
-    assert texts(end)[-1] == "word0 word1 word2 " and "cannot be saved" not in end[1]
+    assert texts(end)[-1] == "word0 word1 word2 " and "not being saved" not in end[1]
 
 
 def test_a_store_that_cannot_be_read_is_said_and_takes_stop_away(

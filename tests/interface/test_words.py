@@ -82,7 +82,7 @@ def test_no_code_fact_or_stage_has_words_that_nothing_can_ask_for() -> None:
     }  # fmt: skip
     for key in texts("en"):
         section, name, *_ = key.split(".")
-        if section in ("error", "plan", "problem", "reason", "stage"):
+        if section in ("error", "plan", "problem", "reason", "stage", "storage", "import"):
             assert key in said or name in said or name.partition("_")[2] in said, key
 
 
@@ -98,6 +98,8 @@ FACTS: dict[str, dict[str, object]] = {
     "still_answering": {},
     "conversation_moved": {},
     "image_rejected": {"name": "cat.png", "reason": "too_thin", "width": 60000, "height": 1, "limit": 50},
+    "import_rejected": {"name": "chats.zip", "reason": "image", "where": "images/a.webp",
+        "image": {"name": "a.webp", "reason": "foreign", "format": "PDF"}},
     "model_unknown": {"model": "x", "nearest": "y", "known": "y, z"},
     "model_missing": {"model": "m", "tried": (("modelscope", "download_failed", {"source": "modelscope",
         "kind": "offline", "detail": ""}), ("huggingface", "model_corrupt", {"file": "f", "problem": "hash"}))},
@@ -110,6 +112,10 @@ FACTS: dict[str, dict[str, object]] = {
     "disk_full": {"needed": 4 * GIB, "free": GIB, "folder": "/data"},
     "busy": {"waiting": 16, "limit": 16},
     "history_unavailable": {"detail": "disk I/O error"},
+    "not_saved": {"kind": "full"},
+    "store_damaged": {"file": "conversations.damaged-2026-11-23-071500.sqlite3", "folder": "/data"},
+    "store_too_new": {"file": "/data/conversations.sqlite3", "version": 9, "known": 4},
+    "data_in_use": {"folder": "/data", "address": "http://127.0.0.1:7860/"},
     "engine_died": {"model": "m", "signal": "SIGKILL", "exit_code": -9, "stage": "weights"},
     "engine_hung": {"model": "m", "stage": "answer", "seconds": 120.0},
     "engine_failed": {"model": "m", "stage": "answer", "kind": "RuntimeError"},
