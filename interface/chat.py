@@ -15,14 +15,17 @@ from configs.schema import ModelKind
 from interface.chat_events import ChatEvents, choices, usual_settings
 from interface.desk import QUIET, Desk, label
 from interface.render import LATEX
+from interface.sidebar import Side
 
 # The page's address names its conversations, so that a reload or a bookmark finds them again.
 TO_ADDRESS = """(id) => {
   const url = new URL(location.href);
   id ? url.searchParams.set("%s", id) : url.searchParams.delete("%s");
   history.replaceState(history.state, "", url);
+  document.dispatchEvent(new Event("address"));
 }"""
 FROM_ADDRESS = """() => [new URLSearchParams(location.search).get("%s") || ""]"""
+FROM_SIDEBAR = """() => [window.pickedConversation || ""]"""
 ADDRESS_NAMES: dict[ModelKind, str] = {"text": "c", "vision": "i"}
 PREFIXES: dict[ModelKind, str] = {"text": "", "vision": "image-"}
 
@@ -47,6 +50,8 @@ class Talk:
     conversation: gr.Textbox
     settled: list[Any] = field(default_factory=list, kw_only=True)
     """The events after which nothing is being answered on a page: its opening, and the end of each answer."""
+    changed: list[Any] = field(default_factory=list, kw_only=True)
+    """Those after which the list of conversations may say something else: these, and the beginning of each answer."""
 
     @property
     def held_with(self) -> list[Component]:
@@ -66,7 +71,7 @@ class ChatTab(Talk):
     swap: gr.Button
 
 
-def build(desk: Desk, demo: gr.Blocks) -> ChatTab:
+def build(desk: Desk, demo: gr.Blocks, side: Side) -> ChatTab:
     """Draws the chat tab and wires it."""
     with gr.Row(elem_id="chat-head"):
         model, state, new = draw_head(desk, "text")
@@ -92,7 +97,7 @@ def build(desk: Desk, demo: gr.Blocks) -> ChatTab:
         "text", model, state, new, chat, status, notice, prompt, send, stop, settings, usual,
         gr.Textbox(visible=False), offer, take_offer, swap,
     )  # fmt: skip
-    wire(ChatEvents(desk), tab, demo)
+    wire(ChatEvents(desk), tab, demo, side)
     return tab
 
 
@@ -169,7 +174,7 @@ def draw_settings(desk: Desk, kind: ModelKind) -> tuple[list[Component], gr.Butt
         return settings, gr.Button(label("chat.defaults"), size="sm")
 
 
-def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks) -> None:
+def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks, side: Side) -> None:
     """Whatever may have started an answer, or opened a conversation, is followed."""
     where, asking = [tab.conversation], [tab.prompt, tab.conversation, *tab.held_with]
     again, asked = [tab.conversation, *tab.held_with], [tab.prompt, tab.conversation, tab.notice]
@@ -182,7 +187,12 @@ def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks) -> None:
 
     def followed(event: Any) -> None:
         named = event.then(None, where, None, js=to_address, **QUIET)
-        tab.settled.append(named.then(events.follow, [tab.conversation, tab.model], tab.shown, **called("follow")))
+        # "always_last": what is opened while another is still followed is followed when that has been cancelled.
+        end = named.then(
+            events.follow, [tab.conversation, tab.model], tab.shown, trigger_mode="always_last", **called("follow")
+        )
+        tab.settled.append(end)
+        tab.changed.extend((named, end))
 
     # "multiple": Gradio drops a second question on one page without a word; ours is refused with one, and kept.
     ask = [tab.prompt.submit, tab.send.click]
@@ -193,10 +203,17 @@ def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks) -> None:
     followed(tab.chat.edit(events.edit, again, tab.notice, **called("edit")))
     followed(tab.chat.undo(events.undo, where, [tab.prompt, tab.notice], **called("undo")))
     followed(demo.load(events.open, where, [tab.conversation, *tab.held_with], js=from_address, **called("open")))
+    # In two steps: what is cancelled with an event is cancelled once its own handler has ended, and at once without.
+    picked = side.opened(tab.kind)(None, None, None, js="() => {}", **QUIET)
+    picked = picked.then(
+        events.open, where, [tab.conversation, *tab.held_with], js=FROM_SIDEBAR, trigger_mode="always_last", **QUIET
+    )
+    followed(picked)
     # Who leaves a conversation does not follow it any longer: it would go on being drawn into the new one.
     # In the browser, so that what is asked right after is asked afresh; what stands in the box stays.
-    left = [tab.new.click, tab.chat.clear]
-    followed(gr.on(left, None, None, asked[1:], js="() => ['', '']", cancels=[*tab.settled], **QUIET))
+    for left in (tab.new.click, tab.chat.clear, side.left(tab.kind)):
+        followed(left(None, None, asked[1:], js="() => ['', '']", cancels=[*tab.settled], **QUIET))
+    side.opened(tab.kind)(None, None, tab.notice, js="() => ['']", cancels=[*tab.settled], **QUIET)
     tab.stop.click(events.stop, where, None, queue=False, **called("stop"))
     tab.model.input(events.usual, [tab.model], tab.settings, **QUIET)
     tab.usual.click(events.usual, [tab.model], tab.settings, **QUIET)

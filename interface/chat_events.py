@@ -182,7 +182,7 @@ class ChatEvents:
     def _ask(self, text: str, images: Sequence[ImagePart], conversation: str, held_with: HeldWith) -> str:
         store = self._desk.store
         if not conversation or store.conversation(conversation) is None:
-            conversation = store.create(*held_with)
+            conversation = store.create(*held_with, self.kind)
         self._desk.answers.ask(conversation, text, images, held_with)
         return conversation
 
