@@ -187,9 +187,9 @@ def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks, side: Side) -> None:
 
     def followed(event: Any) -> None:
         named = event.then(None, where, None, js=to_address, **QUIET)
-        # "always_last": what is opened while another is still followed is followed when that has been cancelled.
+        # "multiple": what is followed already goes on with this.
         end = named.then(
-            events.follow, [tab.conversation, tab.model], tab.shown, trigger_mode="always_last", **called("follow")
+            events.follow, [tab.conversation, tab.model], tab.shown, trigger_mode="multiple", **called("follow")
         )
         tab.settled.append(end)
         tab.changed.extend((named, end))
@@ -203,17 +203,13 @@ def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks, side: Side) -> None:
     followed(tab.chat.edit(events.edit, again, tab.notice, **called("edit")))
     followed(tab.chat.undo(events.undo, where, [tab.prompt, tab.notice], **called("undo")))
     followed(demo.load(events.open, where, [tab.conversation, *tab.held_with], js=from_address, **called("open")))
-    # In two steps: what is cancelled with an event is cancelled once its own handler has ended, and at once without.
-    picked = side.opened(tab.kind)(None, None, None, js="() => {}", **QUIET)
-    picked = picked.then(
-        events.open, where, [tab.conversation, *tab.held_with], js=FROM_SIDEBAR, trigger_mode="always_last", **QUIET
-    )
-    followed(picked)
-    # Who leaves a conversation does not follow it any longer: it would go on being drawn into the new one.
+    opened = [tab.conversation, *tab.held_with]
+    # "always_last": of several that are opened in a hurry, the last is what stays.
+    followed(side.opened(tab.kind)(events.open, where, opened, js=FROM_SIDEBAR, trigger_mode="always_last", **QUIET))
+    side.opened(tab.kind)(None, None, tab.notice, js="() => ''", **QUIET)
     # In the browser, so that what is asked right after is asked afresh; what stands in the box stays.
     for left in (tab.new.click, tab.chat.clear, side.left(tab.kind)):
-        followed(left(None, None, asked[1:], js="() => ['', '']", cancels=[*tab.settled], **QUIET))
-    side.opened(tab.kind)(None, None, tab.notice, js="() => ['']", cancels=[*tab.settled], **QUIET)
+        followed(left(None, None, asked[1:], js="() => ['', '']", **QUIET))
     tab.stop.click(events.stop, where, None, queue=False, **called("stop"))
     tab.model.input(events.usual, [tab.model], tab.settings, **QUIET)
     tab.usual.click(events.usual, [tab.model], tab.settings, **QUIET)

@@ -216,8 +216,8 @@ def build() -> Side:
     with gr.Sidebar(open=False, width=280, label=label("history.toggle"), elem_id="history") as drawer:
         with gr.Row(elem_id="history-head"):
             search = gr.Textbox(
-                label=label("history.search"), placeholder=label("history.search_hint"), show_label=False, container=False,
-                elem_id="history-search", scale=1, min_width=80,
+                label=label("history.search"), placeholder=label("history.search_hint"), show_label=False,
+                container=False, elem_id="history-search", scale=1, min_width=80,
             )  # fmt: skip
             new = gr.Button(label("history.new"), size="sm", scale=0, min_width=36, elem_id="history-new")
         list = gr.HTML(
