@@ -25,6 +25,9 @@ TO_ADDRESS = """(id) => {
   document.dispatchEvent(new Event("address"));
 }"""
 FROM_ADDRESS = """() => [new URLSearchParams(location.search).get("%s") || ""]"""
+# What a slow page still has to draw of one conversation may come after the next: then that is drawn once more.
+BEGUN = """() => { document.dispatchEvent(new CustomEvent("follow-begins", { detail: "%s" })); }"""
+ENDED = """() => { document.dispatchEvent(new CustomEvent("follow-ends", { detail: "%s" })); }"""
 FROM_SIDEBAR = """() => [window.pickedConversation || ""]"""
 ADDRESS_NAMES: dict[ModelKind, str] = {"text": "c", "vision": "i"}
 PREFIXES: dict[ModelKind, str] = {"text": "", "vision": "image-"}
@@ -187,10 +190,12 @@ def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks, side: Side) -> None:
 
     def followed(event: Any) -> None:
         named = event.then(None, where, None, js=to_address, **QUIET)
+        named.then(None, None, None, js=BEGUN % tab.kind, **QUIET)
         # "multiple": what is followed already goes on with this.
         end = named.then(
             events.follow, [tab.conversation, tab.model], tab.shown, trigger_mode="multiple", **called("follow")
         )
+        end.then(None, None, None, js=ENDED % tab.kind, **QUIET)
         tab.settled.append(end)
         tab.changed.extend((named, end))
 
@@ -206,6 +211,7 @@ def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks, side: Side) -> None:
     opened = [tab.conversation, *tab.held_with]
     # "always_last": of several that are opened in a hurry, the last is what stays.
     followed(side.opened(tab.kind)(events.open, where, opened, js=FROM_SIDEBAR, trigger_mode="always_last", **QUIET))
+    side.overtaken(tab.kind)(events.follow, [*where, tab.model], tab.shown, trigger_mode="multiple", **QUIET)
     side.opened(tab.kind)(None, None, tab.notice, js="() => ''", **QUIET)
     # In the browser, so that what is asked right after is asked afresh; what stands in the box stays.
     for left in (tab.new.click, tab.chat.clear, side.left(tab.kind)):

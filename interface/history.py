@@ -1,8 +1,8 @@
 """Conversations, kept in SQLite. The user's turn is committed before anything is generated for it.
 
 Messages form a tree: editing or regenerating adds a sibling and moves the conversation's head, and nothing is lost.
-Of an image only hash and size are in the file, so that the data folder can move; images stay when nothing names them
-any more. Knows no engine and no page.
+Of an image only hash and size are in the file, so that the data folder can move; images go when a
+deleted conversation was the last to name them (interface.index). Knows no engine and no page.
 """
 
 from __future__ import annotations

@@ -109,6 +109,14 @@ document.addEventListener("new-conversation", () => {
   document.querySelector(kind === "vision" ? "#image-prompt textarea" : "#prompt textarea")?.focus();
 });
 document.addEventListener("address", mark);
+
+const OVERTAKEN = { text: "overtaken_text", vision: "overtaken_vision" }, running = { text: 0, vision: 0 }, mixed = {};
+document.addEventListener("follow-begins", ({ detail: kind }) => { if (++running[kind] > 1) mixed[kind] = true; });
+document.addEventListener("follow-ends", ({ detail: kind }) => {
+  if (--running[kind] || !mixed[kind]) return;
+  mixed[kind] = false;
+  trigger(OVERTAKEN[kind]);
+});
 document.addEventListener("pointerdown", (event) => { if (!drawer.contains(event.target)) fold(); });
 drawer.addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || !narrow.matches || !drawer.classList.contains("open")) return;

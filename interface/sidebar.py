@@ -63,6 +63,10 @@ class Side:
         """A conversation of this kind is to be shown; sidebar.js has put its id where chat.py's script finds it."""
         return getattr(self.list, f"open_{kind}")
 
+    def overtaken(self, kind: ModelKind) -> Any:
+        """A tab may show what it was left with: two streams have drawn into it at the same time."""
+        return getattr(self.list, f"overtaken_{kind}")
+
     def left(self, kind: ModelKind) -> Any:
         """A tab is to begin a new conversation."""
         return getattr(self.list, f"leave_{kind}")
