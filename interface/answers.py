@@ -48,6 +48,11 @@ class Answers:
         with self._lock:
             return self._growing.get(conversation or "")
 
+    def growing(self) -> frozenset[str]:
+        """The conversations in which an answer is growing."""
+        with self._lock:
+            return frozenset(self._growing)
+
     def path(self, conversation: str) -> list[StoredMessage]:
         """The conversation as the store has it, which first tries to save what it could not."""
         self.store.catch_up()
@@ -119,7 +124,8 @@ class Answers:
                     self.store.configure(conversation, *held_with)
                 yield
                 held = self.store.conversation(conversation)
-                assert held is not None  # noqa: S101  every caller has just written to it
+                if held is None:  # deleted from another page
+                    raise ConversationMoved()
                 # An answer that failed before its first word says nothing to the model.
                 messages = [one.message for one in self.store.path(conversation) if one.text or one.role == "user"]
                 row = self.store.add(conversation, "assistant", "", "growing")

@@ -8,7 +8,7 @@ import socket
 import gradio as gr
 
 from configs.errors import ConfigError
-from interface import chat, guards, models, vision
+from interface import chat, guards, models, sidebar, vision
 from interface.archive import MAX_FILE
 from interface.desk import QUIET, Desk, label
 from interface.i18n import t
@@ -23,6 +23,7 @@ TO_ADDRESS = """() => {
   const url = new URL(location.href), tab = "%s";
   tab === "chat" ? url.searchParams.delete("tab") : url.searchParams.set("tab", tab);
   history.replaceState(history.state, "", url);
+  document.dispatchEvent(new Event("address"));
 }"""
 FROM_ADDRESS = """() => [new URLSearchParams(location.search).get("tab") || ""]"""
 
@@ -37,14 +38,16 @@ def build(desk: Desk) -> gr.Blocks:
         fill_width=True,
         delete_cache=(3600, CACHE_SECONDS),
     ) as demo:
+        side = sidebar.build()
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(label("chat.tab"), id="chat", elem_id="chat-tab", scale=1) as chat_tab:
-                talk = chat.build(desk, demo)
+                talk = chat.build(desk, demo, side)
             with gr.Tab(label("vision.tab"), id="images", elem_id="image-tab", scale=1) as image_tab:
-                vision.build(desk, demo, image_tab)
+                image_talk = vision.build(desk, demo, image_tab, side)
             with gr.Tab(label("models.tab"), id="models", elem_id="models-tab") as models_tab:
                 cards = models.build(desk)
         models.wire(desk, cards, talk, [chat_tab, models_tab])
+        sidebar.wire(desk, side, demo, tabs, [event for one in (talk, image_talk) for event in one.changed])
         for tab in (chat_tab, image_tab, models_tab):
             tab.select(None, None, None, js=TO_ADDRESS % tab.id, **QUIET)
         demo.load(opened_tab, gr.Textbox(visible=False), tabs, js=FROM_ADDRESS, **QUIET)

@@ -17,14 +17,20 @@ from interface.chat_events import ChatEvents, choices, usual_settings
 from interface.desk import QUIET, Desk, label
 from interface.messages import explain
 from interface.render import LATEX, notice_html
+from interface.sidebar import Side
 
 # The page's address names its conversations, so that a reload or a bookmark finds them again.
 TO_ADDRESS = """(id) => {
   const url = new URL(location.href);
   id ? url.searchParams.set("%s", id) : url.searchParams.delete("%s");
   history.replaceState(history.state, "", url);
+  document.dispatchEvent(new Event("address"));
 }"""
 FROM_ADDRESS = """() => [new URLSearchParams(location.search).get("%s") || ""]"""
+# What a slow page still has to draw of one conversation may come after the next: then that is drawn once more.
+BEGUN = """() => { document.dispatchEvent(new CustomEvent("follow-begins", { detail: "%s" })); }"""
+ENDED = """() => { document.dispatchEvent(new CustomEvent("follow-ends", { detail: "%s" })); }"""
+FROM_SIDEBAR = """() => [window.pickedConversation || ""]"""
 ADDRESS_NAMES: dict[ModelKind, str] = {"text": "c", "vision": "i"}
 PREFIXES: dict[ModelKind, str] = {"text": "", "vision": "image-"}
 
@@ -49,6 +55,8 @@ class Talk:
     conversation: gr.Textbox
     settled: list[Any] = field(default_factory=list, kw_only=True)
     """The events after which nothing is being answered on a page: its opening, and the end of each answer."""
+    changed: list[Any] = field(default_factory=list, kw_only=True)
+    """Those after which the list of conversations may say something else: these, and the beginning of each answer."""
 
     @property
     def held_with(self) -> list[Component]:
@@ -68,7 +76,7 @@ class ChatTab(Talk):
     swap: gr.Button
 
 
-def build(desk: Desk, demo: gr.Blocks) -> ChatTab:
+def build(desk: Desk, demo: gr.Blocks, side: Side) -> ChatTab:
     """Draws the chat tab and wires it."""
     with gr.Row(elem_id="chat-head"):
         model, state, new = draw_head(desk, "text")
@@ -93,7 +101,7 @@ def build(desk: Desk, demo: gr.Blocks) -> ChatTab:
     tab = ChatTab(
         "text", model, state, new, chat, status, notice, prompt, send, stop, *drawer, offer, take_offer, swap,
     )  # fmt: skip
-    wire(ChatEvents(desk), tab, demo)
+    wire(ChatEvents(desk), tab, demo, side)
 
     def news(request: gr.Request) -> str:
         """-> notice. That the conversations' file was set aside, to the first page that is opened since."""
@@ -186,7 +194,7 @@ def draw_settings(desk: Desk, kind: ModelKind) -> tuple[list[Component], gr.Butt
     return settings, usual, conversation
 
 
-def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks) -> None:
+def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks, side: Side) -> None:
     """Whatever may have started an answer, or opened a conversation, is followed."""
     where, asking = [tab.conversation], [tab.prompt, tab.conversation, *tab.held_with]
     again, asked = [tab.conversation, *tab.held_with], [tab.prompt, tab.conversation, tab.notice]
@@ -199,7 +207,14 @@ def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks) -> None:
 
     def followed(event: Any) -> None:
         named = event.then(None, where, None, js=to_address, **QUIET)
-        tab.settled.append(named.then(events.follow, [tab.conversation, tab.model], tab.shown, **called("follow")))
+        named.then(None, None, None, js=BEGUN % tab.kind, **QUIET)
+        # "multiple": what is followed already goes on with this.
+        end = named.then(
+            events.follow, [tab.conversation, tab.model], tab.shown, trigger_mode="multiple", **called("follow")
+        )
+        end.then(None, None, None, js=ENDED % tab.kind, **QUIET)
+        tab.settled.append(end)
+        tab.changed.extend((named, end))
 
     # "multiple": Gradio drops a second question on one page without a word; ours is refused with one, and kept.
     ask = [tab.prompt.submit, tab.send.click]
@@ -210,10 +225,14 @@ def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks) -> None:
     followed(tab.chat.edit(events.edit, again, tab.notice, **called("edit")))
     followed(tab.chat.undo(events.undo, where, [tab.prompt, tab.notice], **called("undo")))
     followed(demo.load(events.open, where, [tab.conversation, *tab.held_with], js=from_address, **called("open")))
-    # Who leaves a conversation does not follow it any longer: it would go on being drawn into the new one.
+    opened = [tab.conversation, *tab.held_with]
+    # "always_last": of several that are opened in a hurry, the last is what stays.
+    followed(side.opened(tab.kind)(events.open, where, opened, js=FROM_SIDEBAR, trigger_mode="always_last", **QUIET))
+    side.overtaken(tab.kind)(events.follow, [*where, tab.model], tab.shown, trigger_mode="multiple", **QUIET)
+    side.opened(tab.kind)(None, None, tab.notice, js="() => ''", **QUIET)
     # In the browser, so that what is asked right after is asked afresh; what stands in the box stays.
-    left = [tab.new.click, tab.chat.clear]
-    followed(gr.on(left, None, None, asked[1:], js="() => ['', '']", cancels=[*tab.settled], **QUIET))
+    for left in (tab.new.click, tab.chat.clear, side.left(tab.kind)):
+        followed(left(None, None, asked[1:], js="() => ['', '']", **QUIET))
     tab.stop.click(events.stop, where, None, queue=False, **called("stop"))
     tab.model.input(events.usual, [tab.model], tab.settings, **QUIET)
     tab.usual.click(events.usual, [tab.model], tab.settings, **QUIET)

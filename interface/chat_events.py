@@ -6,7 +6,8 @@ An answer is followed by `follow`, whoever started it: a question, a retry, an e
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -18,6 +19,7 @@ from engines.job import Delta, Event, Loading, Waiting, Working
 from interface.desk import Desk, label
 from interface.history import HeldWith, StoredMessage
 from interface.i18n import Lang, t
+from interface.latest import Latest
 from interface.messages import explain, left_out
 from interface.render import closed, images_html, notice_html, plain, show, status_html
 
@@ -32,6 +34,7 @@ class ChatEvents:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._latest = Latest()
 
     # -- starting answers: each returns what it changed and, last, a notice ("" when all went well) -----------------
 
@@ -110,14 +113,17 @@ class ChatEvents:
 
     def follow(self, request: gr.Request, conversation: str, model: str) -> Iterator[tuple[Any, ...]]:
         """-> chat, status, send, stop. Shows the conversation, and the answer in it until it has ended."""
-        lang = self._desk.lang(request)
+        show = partial(self._shown, conversation, model, self._desk.lang(request))
+        yield from self._latest.only(request.session_hash, show, (gr.skip(),) * 4)
+
+    # -- within -----------------------------------------------------------------------------------------------------
+
+    def _shown(self, conversation: str, model: str, lang: Lang) -> Generator[tuple[Any, ...], None, None]:
         try:
             yield from self._growing(conversation, lang)
             yield self._settled(conversation, model, lang)
         except AppError as error:
             yield gr.skip(), notice_html(explain(error, lang)), gr.update(visible=True), gr.update(visible=False)
-
-    # -- within -----------------------------------------------------------------------------------------------------
 
     def _growing(self, conversation: str, lang: Lang) -> Iterator[tuple[Any, ...]]:
         """The answer in a conversation until it has ended; nothing if there is none."""
@@ -182,7 +188,7 @@ class ChatEvents:
     def _ask(self, text: str, images: Sequence[ImagePart], conversation: str, held_with: HeldWith) -> str:
         store = self._desk.store
         if not conversation or store.conversation(conversation) is None:
-            conversation = store.create(*held_with)
+            conversation = store.create(*held_with, self.kind)
         self._desk.answers.ask(conversation, text, images, held_with)
         return conversation
 

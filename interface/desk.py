@@ -15,10 +15,12 @@ from interface.answers import Answers
 from interface.downloads import Downloads
 from interface.history import Store
 from interface.i18n import Lang, lang_of
+from interface.index import Index
 from interface.loads import Loads
 from interface.uploads import Uploads
 
 LANG_COOKIE = "shusheng_lang"
+ZONE_COOKIE = "shusheng_zone"
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 """How every event of the page is wired: no API of its own, no spinner, and no queue but the runner's."""
@@ -32,6 +34,7 @@ class Desk:
     library: Library
     runner: Runner
     store: Store
+    index: Index
     answers: Answers
     downloads: Downloads
     loads: Loads
@@ -45,8 +48,11 @@ class Desk:
         images = config.data / "images"
         store = Store(config.data / "conversations.sqlite3", images)
         store.settle()
+        index = Index(store)
+        index.purge()
         uploads = Uploads(config.uploads, config.data / "uploads", images)
-        return cls(config, library, runner, store, Answers(runner, store), Downloads(library), Loads(runner), uploads)
+        answers = Answers(runner, store)
+        return cls(config, library, runner, store, index, answers, Downloads(library), Loads(runner), uploads)
 
     def first_model(self, kind: ModelKind) -> str:
         """The model that a tab opens with: the configured one if it is of that kind, or the catalogue's first."""

@@ -1,8 +1,8 @@
 """Conversations, kept in SQLite. The user's turn is committed before anything is generated for it.
 
 Messages form a tree: editing or regenerating adds a sibling and moves the conversation's head, and nothing is lost.
-Of an image only hash and size are in the file, so that the data folder can move; images stay when nothing names them
-any more. Knows no engine and no page.
+Of an image only hash and size are in the file, so that the data folder can move; images go when
+a deleted conversation was the last to name them (interface.index). Knows no engine and no page.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from configs.schema import ModelKind
 from engines.base import GenerationSettings, ImagePart, Message, Role, TextPart, Usage
 from interface.store_file import Database, Migrations
+from interface.titles import tidied
 from interface.uploads import image_path
 
 Status = Literal["growing", "complete", "stopped", "failed"]
 HeldWith = tuple[str, str, GenerationSettings]
 """What a conversation is held with: model, system prompt ("" for the model's own), settings."""
-
-TITLE_LENGTH = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,36 @@ def m002_images(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE messages ADD COLUMN images TEXT NOT NULL DEFAULT '[]'")
 
 
+def m003_index(db: sqlite3.Connection) -> None:
+    """For interface.index: which tab, pinned, deleted when; and a full-text index that triggers keep in step.
+
+    Trigrams find Chinese as they find anything else. A growing answer is rewritten every second, and not indexed.
+    """
+    db.execute("ALTER TABLE conversations ADD COLUMN kind TEXT NOT NULL DEFAULT 'text'")
+    db.execute("ALTER TABLE conversations ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE conversations ADD COLUMN deleted REAL")
+    db.execute(
+        "UPDATE conversations SET kind = 'vision' WHERE id IN (SELECT conversation FROM messages WHERE images <> '[]')"
+    )
+    db.execute("CREATE INDEX messages_by_parent ON messages(parent)")  # else each deleted message reads all others
+    db.execute(
+        "CREATE VIRTUAL TABLE message_index"
+        " USING fts5(text, content = 'messages', content_rowid = 'id', tokenize = 'trigram')"
+    )
+    db.execute("INSERT INTO message_index(rowid, text) SELECT id, text FROM messages WHERE status <> 'growing'")
+    add = "INSERT INTO message_index(rowid, text) VALUES (new.id, new.text)"
+    drop = "INSERT INTO message_index(message_index, rowid, text) VALUES ('delete', old.id, old.text)"
+    for name, event, row, change in (
+        ("added", "AFTER INSERT", "new", add),
+        ("dropped", "AFTER DELETE", "old", drop),
+        ("changing", "BEFORE UPDATE OF text, status", "old", drop),
+        ("changed", "AFTER UPDATE OF text, status", "new", add),
+    ):
+        db.execute(
+            f"CREATE TRIGGER message_{name} {event} ON messages WHEN {row}.status <> 'growing' BEGIN {change}; END"
+        )
+
+
 def m004_presets(db: sqlite3.Connection) -> None:
     db.execute(
         "CREATE TABLE presets (kind TEXT NOT NULL, name TEXT NOT NULL, system TEXT NOT NULL, settings TEXT NOT NULL,"
@@ -81,7 +111,7 @@ def m004_presets(db: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: Migrations = (m001_initial, m002_images, m004_presets)
+MIGRATIONS: Migrations = (m001_initial, m002_images, m003_index, m004_presets)
 """Only ever appended to; `PRAGMA user_version` counts how many a file has had."""
 
 
@@ -96,18 +126,23 @@ class Store(Database):
         super().__init__(path, MIGRATIONS)
         self.images = images
 
-    def create(self, model: str, system: str, settings: GenerationSettings) -> str:
-        """A new, empty conversation; its id cannot be guessed."""
+    def create(self, model: str, system: str, settings: GenerationSettings, kind: ModelKind = "text") -> str:
+        """A new, empty conversation of the tab for `kind`; its id cannot be guessed."""
         conversation, now = secrets.token_urlsafe(12), time.time()
         with self.transaction() as db:
             db.execute(
-                "INSERT INTO conversations VALUES (?, '', ?, ?, ?, NULL, ?, ?)",
-                (conversation, model, system, json.dumps(asdict(settings)), now, now),
+                "INSERT INTO conversations (id, title, model, system, settings, created, updated, kind)"
+                " VALUES (?, '', ?, ?, ?, ?, ?, ?)",
+                (conversation, model, system, json.dumps(asdict(settings)), now, now, kind),
             )
         return conversation
 
     def conversation(self, conversation: str) -> Conversation | None:
-        row = self.one("SELECT id, title, model, system, settings FROM conversations WHERE id = ?", conversation)
+        """None for one that was deleted, too; `path` has nothing of it."""
+        row = self.one(
+            "SELECT id, title, model, system, settings FROM conversations WHERE id = ? AND deleted IS NULL",
+            conversation,
+        )
         return Conversation(*row[:4], GenerationSettings(**json.loads(row[4]))) if row else None
 
     def configure(self, conversation: str, model: str, system: str, settings: GenerationSettings) -> None:
@@ -123,7 +158,7 @@ class Store(Database):
         rows = self.all(
             "WITH RECURSIVE path(id, parent, role, text, status, usage, error, images) AS ("
             " SELECT m.id, m.parent, m.role, m.text, m.status, m.usage, m.error, m.images"
-            "  FROM messages m JOIN conversations c ON c.head = m.id WHERE c.id = ?"
+            "  FROM messages m JOIN conversations c ON c.head = m.id WHERE c.id = ? AND c.deleted IS NULL"
             " UNION ALL SELECT m.id, m.parent, m.role, m.text, m.status, m.usage, m.error, m.images"
             "  FROM messages m JOIN path ON path.parent = m.id)"
             " SELECT id, role, text, status, usage, error, images FROM path",
@@ -145,7 +180,7 @@ class Store(Database):
             db.execute(
                 "UPDATE conversations SET head = ?, updated = ?, title = CASE title WHEN '' THEN ? ELSE title END"
                 " WHERE id = ?",
-                (cursor.lastrowid, now, " ".join(text.split())[:TITLE_LENGTH], conversation),
+                (cursor.lastrowid, now, tidied(text) if role == "user" else "", conversation),
             )
         return int(cursor.lastrowid or 0)
 

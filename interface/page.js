@@ -7,6 +7,8 @@
   Object.defineProperty(navigator, "language", { get: () => lang, configurable: true });
   Object.defineProperty(navigator, "languages", { get: () => [lang], configurable: true });
   document.cookie = COOKIE + "=" + lang + "; path=/; SameSite=Lax";
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "";
+  document.cookie = ZONE + "=" + encodeURIComponent(zone) + "; path=/; SameSite=Lax";
   // The characters that render.show writes as entities.
   const clean = (text) => text.replace(/&#000(33|36|38|60);/g, (_, code) => String.fromCharCode(code));
   if (navigator.clipboard) {

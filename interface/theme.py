@@ -8,10 +8,10 @@ from pathlib import Path
 import gradio as gr
 
 from configs.schema import Lang
-from interface.desk import LANG_COOKIE
+from interface.desk import LANG_COOKIE, ZONE_COOKIE
 from interface.i18n import LANGS, texts
 
-CSS = Path(__file__).with_name("style.css")
+CSS = [Path(__file__).with_name(name) for name in ("style.css", "sidebar.css")]
 SCRIPT = Path(__file__).with_name("page.js")
 
 SANS = ("system-ui", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
@@ -44,11 +44,11 @@ def theme() -> gr.themes.Base:
 
 
 def head(lang: Lang) -> str:
-    """page.js, which runs before the page, with the configured language and the cookie's name filled in."""
+    """page.js, which runs before the page, with the configured language and the cookies' names filled in."""
     script = SCRIPT.read_text(encoding="utf-8")
-    return (
-        "<script>" + script.replace("LANG", json.dumps(lang)).replace("COOKIE", json.dumps(LANG_COOKIE)) + "</script>"
-    )
+    for name, value in (("LANG", lang), ("COOKIE", LANG_COOKIE), ("ZONE", ZONE_COOKIE)):
+        script = script.replace(name, json.dumps(value))
+    return f"<script>{script}</script>"
 
 
 def translations() -> gr.I18n:

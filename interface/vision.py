@@ -7,13 +7,14 @@ import gradio as gr
 from interface import panel
 from interface.chat import Talk, draw_buttons, draw_conversation, draw_head, draw_settings, wire
 from interface.desk import QUIET, Desk, label
+from interface.sidebar import Side
 from interface.vision_events import VisionEvents
 
 LONG_PASTE = 10**6
 """Characters: Gradio turns a pasted text that is longer into a file, which here is for images."""
 
 
-def build(desk: Desk, demo: gr.Blocks, tab: gr.Tab) -> None:
+def build(desk: Desk, demo: gr.Blocks, tab: gr.Tab, side: Side) -> Talk:
     """Draws the tab and wires it."""
     with gr.Row(elem_id="image-chat-head"):
         model, state, new = draw_head(desk, "vision")
@@ -42,8 +43,9 @@ def build(desk: Desk, demo: gr.Blocks, tab: gr.Tab) -> None:
     drawer = draw_settings(desk, "vision")
     talk = Talk("vision", model, state, new, chat, status, notice, prompt, send, stop, *drawer)
     events = VisionEvents(desk)
-    wire(events, talk, demo)
+    wire(events, talk, demo, side)
     panel.wire(desk, guard, talk, events, tab)
     is_open = gr.State(False)
     photograph.click(events.camera, [is_open], [place, is_open], **QUIET)
     camera.input(events.taken, [prompt, camera], [prompt, camera, place, is_open], **QUIET)
+    return talk
