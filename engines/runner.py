@@ -70,7 +70,9 @@ class Runner:
             engaged = tuple(
                 Engaged(model, one.worker.pid, one.memory, one.plan) for model, one in self._residents.items()
             )
-            return RunnerStatus(engaged, self._loading, int(self._current is not None), len(self._jobs))
+            now = self._current
+            answering = now.model if now is not None and now.kind == "answer" else None
+            return RunnerStatus(engaged, self._loading, int(now is not None), len(self._jobs), answering)
 
     def close(self, timeout: float = 10.0) -> bool:
         """Cancels everything, ends every worker, and returns whether the thread ended in time."""

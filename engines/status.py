@@ -31,12 +31,13 @@ class Engaged:
 
 @dataclass(frozen=True, slots=True)
 class RunnerStatus:
-    """What is loaded, what is being loaded, and how many jobs there are."""
+    """What is loaded, being loaded and answering, and how many jobs there are."""
 
     engaged: tuple[Engaged, ...]
     loading: str | None
     running: int
     waiting: int
+    answering: str | None = None
 
     @property
     def residents(self) -> list[Resident]:

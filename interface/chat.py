@@ -23,6 +23,7 @@ TO_ADDRESS = """(id) => {
   history.replaceState(history.state, "", url);
 }"""
 FROM_ADDRESS = """() => [new URLSearchParams(location.search).get("%s") || ""]"""
+FEET = "window.desk.feet(element, props, trigger, watch, '%s')"
 ADDRESS_NAMES: dict[ModelKind, str] = {"text": "c", "vision": "i"}
 PREFIXES: dict[ModelKind, str] = {"text": "", "vision": "image-"}
 
@@ -45,6 +46,10 @@ class Talk:
     """System prompt, temperature, top-p, repetition penalty, length, seed; the image tab's detail."""
     usual: gr.Button
     conversation: gr.Textbox
+    feet: gr.HTML
+    """The lines under the messages, for page.js; their buttons, and a page that comes back, call from here."""
+    meter: gr.HTML
+    seen: gr.Textbox
     settled: list[Any] = field(default_factory=list, kw_only=True)
     """The events after which nothing is being answered on a page: its opening, and the end of each answer."""
 
@@ -54,7 +59,7 @@ class Talk:
 
     @property
     def shown(self) -> list[Component]:
-        return [self.chat, self.status, self.send, self.stop]
+        return [self.chat, self.status, self.send, self.stop, self.feet, self.meter, self.seen]
 
 
 @dataclass
@@ -75,7 +80,7 @@ def build(desk: Desk, demo: gr.Blocks) -> ChatTab:
         take_offer, swap = (
             gr.Button(size="sm", visible=False, scale=0, min_width=200, elem_id=id) for id in ("take-offer", "swap")
         )
-    chat, status, notice = draw_conversation("text")
+    chat, status, notice, feet, meter = draw_conversation("text")
     with gr.Row(elem_id="composer"):
         prompt = gr.Textbox(
             label=label("chat.prompt"),
@@ -90,7 +95,7 @@ def build(desk: Desk, demo: gr.Blocks) -> ChatTab:
     settings, usual = draw_settings(desk, "text")
     tab = ChatTab(
         "text", model, state, new, chat, status, notice, prompt, send, stop, settings, usual,
-        gr.Textbox(visible=False), offer, take_offer, swap,
+        gr.Textbox(visible=False), feet, meter, gr.Textbox(visible=False), offer, take_offer, swap,
     )  # fmt: skip
     wire(ChatEvents(desk), tab, demo)
     return tab
@@ -115,8 +120,8 @@ def draw_head(desk: Desk, kind: ModelKind) -> tuple[gr.Dropdown, gr.HTML, gr.But
     return model, state, new
 
 
-def draw_conversation(kind: ModelKind) -> tuple[gr.Chatbot, gr.HTML, gr.HTML]:
-    """The messages, the line about the answer, and the place for notices."""
+def draw_conversation(kind: ModelKind) -> tuple[gr.Chatbot, gr.HTML, gr.HTML, gr.HTML, gr.HTML]:
+    """The messages, the line about the answer, the place for notices, the lines under the messages, the meter."""
     prefix = PREFIXES[kind]
     chat = gr.Chatbot(
         label=label("chat.conversation"),
@@ -132,7 +137,10 @@ def draw_conversation(kind: ModelKind) -> tuple[gr.Chatbot, gr.HTML, gr.HTML]:
         # Gradio cannot edit a bubble that holds more than text: images get one of their own.
         group_consecutive_messages=False,
     )
-    return chat, gr.HTML(elem_id=f"{prefix}status"), gr.HTML(elem_id=f"{prefix}notice")
+    with gr.Row(elem_id=f"{prefix}below"):
+        status, meter = gr.HTML(elem_id=f"{prefix}status"), gr.HTML(elem_id=f"{prefix}meter")
+    feet = gr.HTML(elem_id=f"{prefix}feet", html_template="", js_on_load=FEET % prefix)
+    return chat, status, gr.HTML(elem_id=f"{prefix}notice"), feet, meter
 
 
 def draw_buttons(kind: ModelKind) -> tuple[gr.Button, gr.Button]:
@@ -171,8 +179,9 @@ def draw_settings(desk: Desk, kind: ModelKind) -> tuple[list[Component], gr.Butt
 
 def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks) -> None:
     """Whatever may have started an answer, or opened a conversation, is followed."""
-    where, asking = [tab.conversation], [tab.prompt, tab.conversation, *tab.held_with]
-    again, asked = [tab.conversation, *tab.held_with], [tab.prompt, tab.conversation, tab.notice]
+    where = [tab.conversation]
+    again, asked = [*where, tab.seen, *tab.held_with], [tab.prompt, *where, tab.notice]
+    asking = [tab.prompt, *again]
     named_by = ADDRESS_NAMES[tab.kind]
     to_address, from_address = TO_ADDRESS % (named_by, named_by), FROM_ADDRESS % named_by
 
@@ -191,12 +200,15 @@ def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks) -> None:
     followed(example.then(events.ask, asking, asked, **QUIET))
     followed(tab.chat.retry(events.retry, again, tab.notice, **called("retry")))
     followed(tab.chat.edit(events.edit, again, tab.notice, **called("edit")))
-    followed(tab.chat.undo(events.undo, where, [tab.prompt, tab.notice], **called("undo")))
+    followed(tab.chat.undo(events.undo, [*where, tab.seen], [tab.prompt, tab.notice], **called("undo")))
+    followed(tab.feet.click(events.act, again, tab.notice, **called("act")))
+    tab.feet.submit(events.look, [*where, tab.model, tab.seen], tab.shown, **called("look"))
     followed(demo.load(events.open, where, [tab.conversation, *tab.held_with], js=from_address, **called("open")))
     # Who leaves a conversation does not follow it any longer: it would go on being drawn into the new one.
     # In the browser, so that what is asked right after is asked afresh; what stands in the box stays.
     left = [tab.new.click, tab.chat.clear]
-    followed(gr.on(left, None, None, asked[1:], js="() => ['', '']", cancels=[*tab.settled], **QUIET))
+    leaving = {"js": "() => ['', '', '']", "cancels": [*tab.settled]}
+    followed(gr.on(left, None, None, [*asked[1:], tab.seen], **leaving, **QUIET))
     tab.stop.click(events.stop, where, None, queue=False, **called("stop"))
     tab.model.input(events.usual, [tab.model], tab.settings, **QUIET)
     tab.usual.click(events.usual, [tab.model], tab.settings, **QUIET)

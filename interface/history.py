@@ -76,7 +76,12 @@ def m002_images(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE messages ADD COLUMN images TEXT NOT NULL DEFAULT '[]'")
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (m001_initial, m002_images)
+def m005_deleted(db: sqlite3.Connection) -> None:
+    db.execute("ALTER TABLE messages ADD COLUMN deleted REAL")
+    db.execute("CREATE INDEX messages_below ON messages(parent)")
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (m001_initial, m002_images, m005_deleted)
 """Only ever appended to; `PRAGMA user_version` counts how many a file has had."""
 
 
@@ -121,15 +126,15 @@ class Store:
             )
 
     def path(self, conversation: str) -> list[StoredMessage]:
-        """The messages from the first to the head, in order."""
+        """The messages from the first to the head, in order, but for those that branches.py took out of sight."""
         with self._lock, _named_failure():
             rows = self._db.execute(
-                "WITH RECURSIVE path(id, parent, role, text, status, usage, error, images) AS ("
-                " SELECT m.id, m.parent, m.role, m.text, m.status, m.usage, m.error, m.images"
+                "WITH RECURSIVE path(id, parent, role, text, status, usage, error, images, deleted) AS ("
+                " SELECT m.id, m.parent, m.role, m.text, m.status, m.usage, m.error, m.images, m.deleted"
                 "  FROM messages m JOIN conversations c ON c.head = m.id WHERE c.id = ?"
-                " UNION ALL SELECT m.id, m.parent, m.role, m.text, m.status, m.usage, m.error, m.images"
+                " UNION ALL SELECT m.id, m.parent, m.role, m.text, m.status, m.usage, m.error, m.images, m.deleted"
                 "  FROM messages m JOIN path ON path.parent = m.id)"
-                " SELECT id, role, text, status, usage, error, images FROM path",
+                " SELECT id, role, text, status, usage, error, images FROM path WHERE deleted IS NULL",
                 (conversation,),
             ).fetchall()
         return [self._stored(row) for row in reversed(rows)]
@@ -213,6 +218,10 @@ class Store:
             json.loads(error) if error else None,
             tuple(ImagePart(sha256, image_path(self._images, sha256), *size) for sha256, *size in json.loads(images)),
         )
+
+    def rows(self, query: str, *values: object) -> list[Any]:
+        with self._lock, _named_failure():
+            return self._db.execute(query, values).fetchall()
 
     def _one(self, query: str, *values: object) -> Any:
         with self._lock, _named_failure():

@@ -9,7 +9,7 @@ import gradio as gr
 
 from configs.schema import Lang
 from interface.desk import LANG_COOKIE
-from interface.i18n import LANGS, texts
+from interface.i18n import LANGS, t, texts
 
 CSS = Path(__file__).with_name("style.css")
 SCRIPT = Path(__file__).with_name("page.js")
@@ -45,10 +45,9 @@ def theme() -> gr.themes.Base:
 
 def head(lang: Lang) -> str:
     """page.js, which runs before the page, with the configured language and the cookie's name filled in."""
-    script = SCRIPT.read_text(encoding="utf-8")
-    return (
-        "<script>" + script.replace("LANG", json.dumps(lang)).replace("COOKIE", json.dumps(LANG_COOKIE)) + "</script>"
-    )
+    lost = {"en": t("chat.connection_lost", "en"), "zh-CN": t("chat.connection_lost", "zh")}
+    script = SCRIPT.read_text(encoding="utf-8").replace("LANG", json.dumps(lang)).replace("LOST", json.dumps(lost))
+    return "<script>" + script.replace("COOKIE", json.dumps(LANG_COOKIE)) + "</script>"
 
 
 def translations() -> gr.I18n:

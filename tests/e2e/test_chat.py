@@ -24,7 +24,7 @@ def test_an_answer_streams_and_then_says_what_it_took(fake: Served, open_page: O
     expect(answers(page).last).to_contain_text("word3 ")
     expect(answers(page).last).not_to_contain_text("word59")
     expect(answers(page).last).to_contain_text("word59")
-    expect(page.locator("#status")).to_contain_text(re.compile(r"60 tokens · \d+\.\d per second · first after"))
+    expect(page.locator("#chat .usage").last).to_contain_text(re.compile(r"60 tokens · \d+\.\d per second · first after"))
     expect(page.get_by_label("Message", exact=True)).to_have_value("")
     settled(page)
 
@@ -171,7 +171,7 @@ def test_a_reload_finds_the_answer_still_growing(fake: Served, open_page: OpenPa
     settled(page)
     page.reload()
     expect(answers(page).last).to_contain_text("word199")
-    expect(page.locator("#status")).to_contain_text("200 tokens")
+    expect(page.locator("#chat .usage").last).to_contain_text("200 tokens")
 
 
 def test_a_second_question_while_one_is_answered_is_not_lost(fake: Served, open_page: OpenPage) -> None:
