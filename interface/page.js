@@ -131,8 +131,14 @@
   };
   const fetched = window.fetch.bind(window);
   window.fetch = async (input, init) => {
-    const response = await fetched(input, init);
-    return String(input?.url ?? input).includes("/queue/data") && response.ok ? watched(response) : response;
+    const url = String(input?.url ?? input);
+    try {
+      const response = await fetched(input, init);
+      return url.includes("/queue/data") && response.ok ? watched(response) : response;
+    } catch (error) {
+      if (url.includes("/queue/") && error.name !== "AbortError") lose();
+      throw error;
+    }
   };
   const check = (patience) => { if (Date.now() - heard > patience) cut(); };
   setInterval(check, BEAT, 3 * BEAT);

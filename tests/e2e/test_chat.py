@@ -24,7 +24,9 @@ def test_an_answer_streams_and_then_says_what_it_took(fake: Served, open_page: O
     expect(answers(page).last).to_contain_text("word3 ")
     expect(answers(page).last).not_to_contain_text("word59")
     expect(answers(page).last).to_contain_text("word59")
-    expect(page.locator("#chat .usage").last).to_contain_text(re.compile(r"60 tokens · \d+\.\d per second · first after"))
+    expect(page.locator("#chat .usage").last).to_contain_text(
+        re.compile(r"60 tokens · \d+\.\d per second · first after")
+    )
     expect(page.get_by_label("Message", exact=True)).to_have_value("")
     settled(page)
 
@@ -131,7 +133,7 @@ def test_what_cut_an_answer_short_is_not_part_of_its_code(fake: Served, open_pag
 
 def test_two_pages_ask_at_once_and_one_waits_with_its_position(fake: Served, open_page: OpenPage) -> None:
     one, two, three = (open_page(fake.url) for _ in range(3))
-    say(one, LONG)
+    say(one, "fake: words=5000 delay=0.02")
     expect(answers(one).last).to_contain_text("word3 ")
     say(two, "second in line")
     expect(two.locator("#status")).to_contain_text("Waiting: 1 before you")

@@ -23,7 +23,9 @@ def test_the_embedded_model_streams_an_answer_and_remembers(real: Served, open_p
     say(page, "What is the capital of France? Answer in one sentence.")
     expect(answers(page).last).to_contain_text(WORDS, timeout=SECONDS)
     settled(page)
-    expect(page.locator("#chat .usage").last).to_contain_text(re.compile(r"\d+ tokens · \d+\.\d per second"), timeout=SECONDS)
+    expect(page.locator("#chat .usage").last).to_contain_text(
+        re.compile(r"\d+ tokens · \d+\.\d per second"), timeout=SECONDS
+    )
     say(page, "In which country is that city?")
     expect(answers(page).last).to_contain_text(WORDS, timeout=SECONDS)
     expect(page.locator("#chat .usage").last).to_contain_text("reused", timeout=SECONDS)
