@@ -14,7 +14,7 @@ from tests.e2e.person import answers, ask, questions, say, settled, stop_button
 from tools.served import Served
 
 ENDLESS = "fake: words=500 delay=0.1"
-OFFLINE = ("the stream was cut", "ERR_INTERNET_DISCONNECTED", "Failed to fetch")
+OFFLINE = ("the stream was cut", "ERR_INTERNET_DISCONNECTED", "Failed to fetch", "Unexpected client exception")
 """What Gradio and the browser print when the connection is lost."""
 
 
