@@ -202,7 +202,7 @@ def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks) -> None:
     followed(tab.chat.edit(events.edit, again, tab.notice, **called("edit")))
     followed(tab.chat.undo(events.undo, [*where, tab.seen], [tab.prompt, tab.notice], **called("undo")))
     followed(tab.feet.click(events.act, again, tab.notice, **called("act")))
-    tab.feet.submit(events.look, [*where, tab.model, tab.seen], tab.shown, **called("look"))
+    tab.settled.append(tab.feet.submit(events.look, [*where, tab.model, tab.seen], tab.shown, **called("look")))
     followed(demo.load(events.open, where, [tab.conversation, *tab.held_with], js=from_address, **called("open")))
     # Who leaves a conversation does not follow it any longer: it would go on being drawn into the new one.
     # In the browser, so that what is asked right after is asked afresh; what stands in the box stays.

@@ -59,14 +59,17 @@
   // The line under each message comes from the server as HTML, and is put beside Gradio's own buttons here: so it is
   // no part of the text that is copied or edited. Its buttons, and a page that comes back into sight, call the server.
   const feet = (element, props, trigger, watch, prefix) => {
-    const given = document.createElement("template");
-    const take = () => { given.innerHTML = props.value ?? ""; place(); };
+    let lines = new Map();
+    const take = () => {
+      const given = document.createElement("template");
+      given.innerHTML = props.value ?? "";
+      lines = new Map([...given.content.children].map((one) => [Number(one.dataset.at), one.innerHTML]));
+      place();
+    };
     const place = () => {
-      const rows = document.querySelectorAll(`#${prefix}chat .message-wrap > .message-row`);
-      const wanted = new Map([...given.content.querySelectorAll("[data-at]")].map((one) => [rows[one.dataset.at], one.innerHTML]));
-      for (const row of rows) {
+      for (const [n, row] of document.querySelectorAll(`#${prefix}chat .message-wrap > .message-row`).entries()) {
         const beside = row.nextElementSibling?.matches(".message-buttons") ? row.nextElementSibling : row.querySelector(".flex-wrap");
-        const html = wanted.get(row) ?? "";
+        const html = lines.get(n) ?? "";
         let foot = [row, beside].map((one) => one.querySelector(".foot")).find(Boolean);
         if (foot && foot.parentElement !== beside) beside.append(foot);
         if (!foot && html) {
@@ -74,7 +77,10 @@
           foot.className = "foot";
           beside.append(foot);
         }
-        if (foot && foot.source !== html) foot.innerHTML = foot.source = html;
+        if (!foot || foot.source === html) continue;
+        const focused = [...foot.querySelectorAll("button")].indexOf(document.activeElement);
+        foot.innerHTML = foot.source = html;
+        foot.querySelectorAll("button")[focused]?.focus(); // who walks by the keyboard goes on walking
       }
     };
     new MutationObserver(place).observe(element.closest(".tabitem"), { childList: true, subtree: true });

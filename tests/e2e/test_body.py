@@ -14,7 +14,7 @@ from tests.e2e.person import answers, ask, questions, say, settled, stop_button
 from tools.served import Served
 
 ENDLESS = "fake: words=500 delay=0.1"
-OFFLINE = ("the stream was cut", "ERR_INTERNET_DISCONNECTED", "Failed to fetch", "Unexpected client exception")
+OFFLINE = ("the stream was cut", "ERR_INTERNET_DISCONNECTED", "Failed to fetch")
 """What Gradio and the browser print when the connection is lost."""
 
 
@@ -55,6 +55,10 @@ def test_versions_are_walked_and_a_reload_keeps_the_place(fake: Served, open_pag
     expect(page.locator(".foot .versions")).to_have_text(["‹1 / 2›", "‹2 / 2›"])
     page.get_by_label("Next version").first.click()
     expect(questions(page)).to_have_text(["two"])
+    page.get_by_label("Previous version").focus()
+    page.keyboard.press("Enter")
+    expect(questions(page)).to_have_text(["one", "more"])
+    expect(page.get_by_label("Next version").first).to_be_enabled()
 
 
 def test_versions_in_the_image_tab(fake: Served, open_page: OpenPage) -> None:
@@ -160,9 +164,13 @@ def test_an_idle_page_shows_what_another_asked_when_it_is_looked_at(fake: Served
     expect(answers(page).last).to_contain_text("word3 ")
     idle.evaluate("window.dispatchEvent(new Event('focus'))")  # as a browser does when its window is chosen
     expect(answers(idle).last).to_contain_text("word0 word1 word2 word3 ")
-    stop_button(idle).click()
+    expect(stop_button(idle)).to_be_visible()
+    idle.get_by_role("button", name="New chat").click()
+    expect(questions(idle)).to_have_count(0)
+    expect(answers(page).last).to_contain_text("word12 ")
+    stop_button(page).click()
     expect(answers(page).last).to_contain_text("Stopped")
-    settled(idle)
+    expect(questions(idle)).to_have_count(0)
 
 
 def test_two_pages_see_one_answer_grow_without_a_gap(fake: Served, open_page: OpenPage) -> None:
