@@ -133,7 +133,7 @@ def test_what_cut_an_answer_short_is_not_part_of_its_code(fake: Served, open_pag
 
 def test_two_pages_ask_at_once_and_one_waits_with_its_position(fake: Served, open_page: OpenPage) -> None:
     one, two, three = (open_page(fake.url) for _ in range(3))
-    say(one, "fake: words=5000 delay=0.02")
+    say(one, "fake: words=500 delay=0.1")
     expect(answers(one).last).to_contain_text("word3 ")
     say(two, "second in line")
     expect(two.locator("#status")).to_contain_text("Waiting: 1 before you")
@@ -164,7 +164,7 @@ def test_a_killed_worker_is_named_in_the_conversation_and_the_next_question_answ
 
 def test_a_reload_finds_the_answer_still_growing(fake: Served, open_page: OpenPage) -> None:
     page = open_page(fake.url)
-    say(page, "fake: words=200 delay=0.02")
+    say(page, "fake: words=200 delay=0.06")
     expect(answers(page).last).to_contain_text("word9 ")
     page.reload()
     expect(answers(page).last).to_contain_text("word0 word1 word2 ")

@@ -126,7 +126,7 @@ def test_the_chinese_page(fake: Served, open_page: OpenPage) -> None:
     expect(page.get_by_role("tab", name="对话")).to_be_visible()
     expect(page.get_by_role("button", name="发送")).to_be_visible()
     expect(page.get_by_role("heading", name="想聊点什么？")).to_be_visible()
-    say(page, "fake: words=100 delay=0.02", label="消息")
+    say(page, "fake: words=400 delay=0.05", label="消息")
     expect(page.locator("#status")).to_contain_text("正在回答")
     page.get_by_role("button", name="停止", exact=True).click()
     expect(answers(page).last).to_contain_text("已停止")
