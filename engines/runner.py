@@ -67,9 +67,8 @@ class Runner:
 
     def status(self) -> RunnerStatus:
         with self._wake:
-            engaged = tuple(
-                Engaged(model, one.worker.pid, one.memory, one.plan) for model, one in self._residents.items()
-            )
+            kept = self._residents.items()
+            engaged = tuple(Engaged(model, one.worker.pid, one.memory, one.plan) for model, one in kept)
             now = self._current
             answering = now.model if now is not None and now.kind == "answer" else None
             return RunnerStatus(engaged, self._loading, int(now is not None), len(self._jobs), answering)
