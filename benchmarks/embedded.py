@@ -158,7 +158,7 @@ def through_the_page() -> dict[str, float]:
         page.evaluate(WATCH)
         page.get_by_label("Message", exact=True).fill(QUESTION)
         page.get_by_label("Message", exact=True).press("Enter")
-        expect(page.locator("#status")).to_contain_text("tokens", timeout=90_000)
+        expect(page.locator("#chat .usage").last).to_contain_text("tokens", timeout=90_000)
         seen = page.evaluate("window.seen")
         browser.close()
         used = usage(Path(data))

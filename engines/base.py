@@ -107,7 +107,8 @@ SETTING_RANGES: dict[str, tuple[float, float]] = {
 class Usage:
     """What one answer took. Tokens, and seconds from the question's start in the engine.
 
-    `cached_tokens` of the prompt came out of the KV cache of earlier turns; `turns_left_out` did not fit `context`.
+    `cached_tokens` of the prompt came out of the KV cache of earlier turns; `turns_left_out` did not fit `context`, of
+    which a prompt may take `prompt_limit`.
     """
 
     prompt_tokens: int
@@ -118,6 +119,7 @@ class Usage:
     reason: FinishReason
     context: int = 0
     turns_left_out: int = 0
+    prompt_limit: int = 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -139,7 +141,7 @@ class Engine(Protocol):
         ...
 
     def generate(self, messages: Sequence[Message], settings: GenerationSettings, emit: Emit) -> Usage:
-        """Answer the last message, piece by piece through `emit`.
+        """Answer the last message, piece by piece through `emit`; one of the assistant's own is gone on with.
 
         When `emit` raises Cancelled the answer ends there, and the Usage says so. Raises PromptTooLong and
         SettingOutOfRange before anything is computed.

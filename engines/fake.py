@@ -1,7 +1,8 @@
 """An engine that needs no model: scripted text, delays and faults. Behind `--fake`, and in tests.
 
 It goes through the same door as the real ones, worker process and all. Without a script it says which images came
-with the question and echoes it word by word; a script is a question like
+with the question and echoes it word by word; an answer that is gone on with goes on after its last word, and a fault
+strikes it once. A script is a question like
 `fake: words=300 delay=0.01 die=SIGKILL after=20`.
 """
 
@@ -80,14 +81,17 @@ class FakeEngine:
         prompt = self.count_tokens(messages)
         if prompt > self._context:
             raise PromptTooLong(tokens=prompt, limit=self._context)
-        script = Script.of(messages[-1].text, messages[-1].images)
+        *_, question = (one for one in messages if one.role == "user")
+        said = messages[-1].text if messages[-1].role == "assistant" else ""
+        script = Script.of(question.text, question.images)
         words = script.text()
+        words = words[len(said.split(" ")) - 1 :] if said else words
         new, first = 0, 0.0
         reason: FinishReason = "length" if len(words) > settings.max_new_tokens else "stop"
         try:
             _wait(script.prefill, emit)
             for word in words[: settings.max_new_tokens]:
-                if new == script.after:
+                if new == script.after and not said:
                     _misbehave(script, emit)
                 time.sleep(script.delay)
                 emit(word)
@@ -95,7 +99,8 @@ class FakeEngine:
                 first = first or time.monotonic() - started
         except Cancelled:
             reason = "cancelled"
-        return Usage(prompt, 0, new, first, time.monotonic() - started, reason, self._context)
+        seconds = time.monotonic() - started
+        return Usage(prompt, 0, new, first, seconds, reason, self._context, prompt_limit=self._context)
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         return sum(len(one.text.split()) for one in messages)

@@ -59,10 +59,15 @@ class ChatFormat:
         self._split = re.compile("(" + "|".join(map(re.escape, literals)) + ")" if literals else "(?!)")
 
     def __call__(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of the whole conversation and the opening of the answer; the template decides on BOS."""
+        """Ids of the whole conversation and the opening of the answer; the template decides on BOS.
+
+        If the assistant spoke last, that is the answer so far: its turn is left open.
+        """
         contents = [f"{self._before_text(one)}\ue000{n}\ue001" for n, one in enumerate(messages)]
         turns = [{"role": one.role, "content": text} for one, text in zip(messages, contents, strict=True)]
-        rendered = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        so_far = contents[-1] if messages[-1].role == "assistant" else ""
+        asked = turns[:-1] if so_far else turns
+        rendered = self._tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True) + so_far
         ids: list[int] = []
         for part in self._split.split(rendered):
             if part in self._control:
@@ -99,7 +104,7 @@ class ImageChatFormat(ChatFormat):
         self._image, self._image_end, self._context = (self._control[name] for name in ("<img>", "</img>", CONTEXT))
 
     def __call__(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of the whole conversation and the opening of the answer, with every tile's tokens in their place."""
+        """Ids as above, with every tile's tokens in their place."""
         images = (image for one in messages for image in one.images)
         ids: list[int] = []
         for one in super().__call__(messages):

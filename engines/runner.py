@@ -59,10 +59,10 @@ class Runner:
 
     def status(self) -> RunnerStatus:
         with self._wake:
-            engaged = tuple(
-                Engaged(model, one.worker.pid, one.memory, one.plan) for model, one in self._residents.items()
-            )
-            return RunnerStatus(engaged, self._loading, len(self._running), len(self._jobs))
+            kept = self._residents.items()
+            engaged = tuple(Engaged(model, one.worker.pid, one.memory, one.plan) for model, one in kept)
+            answering = next((one.model for one in self._running if one.kind == "answer"), None)
+            return RunnerStatus(engaged, self._loading, len(self._running), len(self._jobs), answering)
 
     def close(self, timeout: float = 10.0) -> bool:
         """Cancels everything, ends every worker, and returns whether the thread ended in time."""

@@ -38,12 +38,13 @@ class Engaged:
 
 @dataclass(frozen=True, slots=True)
 class RunnerStatus:
-    """What is loaded, what is being loaded, and how many jobs are at work and wait."""
+    """What is loaded, being loaded and answering, and how many jobs there are."""
 
     engaged: tuple[Engaged, ...]
     loading: str | None
     running: int
     waiting: int
+    answering: str | None = None
 
     @property
     def residents(self) -> list[Resident]:

@@ -10,19 +10,21 @@ import os
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from engines.base import Emit, FinishReason, GenerationSettings, Message, Usage
 from engines.checkpoints import load_model, load_tokenizer
+from engines.decode import Sink, decoded
 from engines.errors import Cancelled
 from engines.kv import KVCache
 from engines.memory import LoadSettings
 from engines.probe import device_memory, process_memory
 from engines.prompt import ChatFormat, Prompt, fit
 
-LONGEST_CHARACTER = 8
-"""Tokens that one character may take: four bytes in UTF-8, and some to spare."""
+LATE = 64
+"""Tokens that may have been written after an answer was stopped, and before that was heard."""
 
 
 class TextEngine:
@@ -59,6 +61,7 @@ class TextEngine:
         self._stop_ids: list[int] = [eos] if isinstance(eos, int) else list(eos)
         self._kv = KVCache(settings.context)
         self._cached: list[Hashable] = []
+        self._written: list[Hashable] = []
         stage("warming")
         self._warm_up()
 
@@ -66,8 +69,8 @@ class TextEngine:
         """See engines.base.Engine. A cancelled answer returns its Usage, too."""
         settings = settings.checked()
         started = time.monotonic()
-        prompt = self._prompt(messages, settings)
-        sink = _Sink(self._tokenizer, emit)
+        prompt = self._as_written(self._prompt(messages, settings))
+        sink = Sink(self._tokenizer, emit, prompt.ids if messages[-1].role == "assistant" else ())
         reason: FinishReason = "length"
         with self._cache_for(prompt, sink) as cached:
             try:
@@ -88,6 +91,7 @@ class TextEngine:
             reason=reason,
             context=self._settings.context,
             turns_left_out=prompt.turns_left_out,
+            prompt_limit=self._limit(settings),
         )
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
@@ -123,15 +127,40 @@ class TextEngine:
         self._kv.cut(0)
 
     @contextmanager
-    def _cache_for(self, prompt: Prompt, sink: _Sink) -> Iterator[int]:
+    def _cache_for(self, prompt: Prompt, sink: Sink) -> Iterator[int]:
         """Cuts the cache back to what it shares with `prompt`, yields that length, and books what it holds after."""
         seen = self._what_is_seen(prompt)
         shared = _common_prefix(seen, self._cached) if self._reuse_prefix else 0
         shared = min(shared, len(seen) - 1)  # the last token must be run to know what follows
         self._kv.cut(shared)
-        self._cached = []  # and so it stays after an error, which may have come between two layers
+        self._cached = self._written = []  # and so it stays after an error, which may have come between two layers
         yield shared
-        self._cached = [*seen, *sink.ids][: self._kv.length]
+        self._written = [*seen, *sink.ids]
+        self._cached = self._written[: self._kv.length]
+
+    def _as_written(self, prompt: Prompt) -> Prompt:
+        """An answer that is to go on, in the very tokens in which it was written, if it was the last thing written.
+
+        Its text, encoded, need not be those: a model may write in other tokens than the tokenizer would.
+        """
+        *before, last = prompt.messages
+        if last.role != "assistant":
+            return prompt
+        head = replace(prompt, ids=self._encoded(prompt, before))
+        written = self._written[len(head.ids) :]
+        if self._written[: len(head.ids)] != [*self._what_is_seen(head)]:
+            return prompt
+        for end in range(len(written), max(0, len(written) - LATE), -1):
+            ids = [one for one in written[:end] if isinstance(one, int)]
+            if decoded(self._tokenizer, ids).rstrip("\ufffd") == last.text:
+                return (
+                    replace(prompt, ids=[*head.ids, *ids]) if len(head.ids) + end < self._settings.context else prompt
+                )
+        return prompt
+
+    def _encoded(self, prompt: Prompt, messages: Sequence[Message]) -> list[int]:
+        """Messages as they are encoded in `prompt`."""
+        return self._format(messages)
 
     def _prefill(self, prompt: Prompt, emit: Emit) -> None:
         """Runs all but the last token of the prompt, a chunk at a time so that a cancel is noticed in between."""
@@ -143,7 +172,10 @@ class TextEngine:
                 emit("")
 
     def _prompt(self, messages: Sequence[Message], settings: GenerationSettings) -> Prompt:
-        return fit(messages, self._format, prompt_limit(self._settings.context, settings.max_new_tokens))
+        return fit(messages, self._format, self._limit(settings))
+
+    def _limit(self, settings: GenerationSettings) -> int:
+        return prompt_limit(self._settings.context, settings.max_new_tokens)
 
     def _what_is_seen(self, prompt: Prompt) -> Sequence[Hashable]:
         """One value for each token: two prompts leave the same in the cache as far as these are equal."""
@@ -167,7 +199,7 @@ class TextEngine:
         with self._torch.inference_mode():
             self._model(self._tensor(ids), past_key_values=self._kv.cache, use_cache=True, logits_to_keep=1)
 
-    def _decode(self, ids: list[int], settings: GenerationSettings, sink: _Sink) -> None:
+    def _decode(self, ids: list[int], settings: GenerationSettings, sink: Sink) -> None:
         from transformers import GenerationConfig
 
         torch = self._torch
@@ -210,63 +242,3 @@ def prompt_limit(context: int, max_new_tokens: int, kept: int = 4) -> int:
 def _common_prefix(left: Sequence[Hashable], right: Sequence[Hashable]) -> int:
     length = min(len(left), len(right))
     return next((n for n in range(length) if left[n] != right[n]), length)
-
-
-class TokenDecoder:
-    """Token ids -> text as they come, held back while a character is incomplete.
-
-    tokenizers' own DecodeStream raises on bytes that are no UTF-8, which a model at a high temperature does write.
-    """
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        # Text up to `_read` has been given out; from `_prefix` on, tokens are decoded together with the new ones,
-        # because a tokenizer may write a token differently at the start of a text.
-        self._prefix = self._read = 0
-
-    def step(self, token: int) -> str:
-        """The text that this token completes; "" while more bytes are needed."""
-        self._ids.append(token)
-        new = self._pending()
-        if new.endswith("\ufffd") and len(self._ids) - self._read <= LONGEST_CHARACTER:
-            return ""
-        if new:
-            self._prefix, self._read = self._read, len(self._ids)
-        return new
-
-    def flush(self) -> str:
-        """What is held back, but for a character that was never finished."""
-        return self._pending().rstrip("\ufffd")
-
-    def _pending(self) -> str:
-        return self._text(self._ids[self._prefix :])[len(self._text(self._ids[self._prefix : self._read])) :]
-
-    def _text(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-
-class _Sink:
-    """transformers' streamer protocol. `put` lets Cancelled out of `generate`: so an answer stops within one token."""
-
-    def __init__(self, tokenizer: Any, emit: Emit) -> None:
-        self.ids: list[int] = []
-        self.first_token: float | None = None
-        self._decoder = TokenDecoder(tokenizer)
-        self._emit = emit
-        self._prompt_seen = False
-
-    def put(self, value: Any) -> None:
-        if not self._prompt_seen:  # generate hands the prompt over first
-            self._prompt_seen = True
-            return
-        for token in value.tolist():
-            self.first_token = self.first_token or time.monotonic()
-            self.ids.append(token)
-            self._emit(self._decoder.step(token))
-
-    def end(self) -> None:
-        """What was held back is given out by `flush`, which generate does not call when it is cancelled."""
-
-    def flush(self) -> None:
-        self._emit(self._decoder.flush())

@@ -21,12 +21,13 @@ from engines import lmdeploy_configs
 from engines.base import Emit, FinishReason, GenerationSettings, ImagePart, Message, Usage
 from engines.checkpoints import load_tokenizer
 from engines.checkpoints.safe import check_folder
+from engines.decode import TokenDecoder
 from engines.errors import Cancelled, EngineFailed, ImageRejected
 from engines.memory import LoadSettings
 from engines.need import KV_BLOCK
 from engines.peak import PeakWatch
 from engines.prompt import CONTEXT, KEPT, ImageChatFormat, ImagePrompt, fit_images
-from engines.text import TokenDecoder, prompt_limit
+from engines.text import prompt_limit
 from engines.tiling import share, tile_count, widest
 
 ALIVE_EVERY = 0.25
@@ -84,7 +85,7 @@ class LMDeployEngine:
         tiles = self._settings.tiles(settings.detail)
         prompt = fit_images(messages, self._format_of, limit, self._settings.max_tiles, tiles)
         ids: list[int] = []
-        decoder = TokenDecoder(self._tokenizer)
+        decoder = TokenDecoder(self._tokenizer, prompt.ids if messages[-1].role == "assistant" else ())
         first: float | None = None
         reason: FinishReason = "cancelled"
         pieces = self._ask(prompt, settings, emit)
@@ -107,6 +108,7 @@ class LMDeployEngine:
             reason=reason,
             context=self._settings.context,
             turns_left_out=prompt.turns_left_out,
+            prompt_limit=limit,
         )
 
     def count_tokens(self, messages: Sequence[Message]) -> int:

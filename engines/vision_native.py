@@ -56,9 +56,15 @@ class NativeVisionEngine(TextEngine):
         return ImageChatFormat(self._tokenizer, tiles, self._model.config.image_seq_length)
 
     def _prompt(self, messages: Sequence[Message], settings: GenerationSettings) -> ImagePrompt:
-        limit = prompt_limit(self._settings.context, settings.max_new_tokens, KEPT)
         tiles = self._settings.tiles(settings.detail)
-        return fit_images(messages, self._format_of, limit, self._settings.max_tiles, tiles)
+        return fit_images(messages, self._format_of, self._limit(settings), self._settings.max_tiles, tiles)
+
+    def _limit(self, settings: GenerationSettings) -> int:
+        return prompt_limit(self._settings.context, settings.max_new_tokens, KEPT)
+
+    def _encoded(self, prompt: Prompt, messages: Sequence[Message]) -> list[int]:
+        assert isinstance(prompt, ImagePrompt)  # noqa: S101
+        return self._format_of(prompt.max_tiles)(messages)
 
     def _looks(self, prompt: ImagePrompt) -> list[Look]:
         """How each image of the prompt is shown, in order."""

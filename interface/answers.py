@@ -8,14 +8,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engines.base import ImagePart, Message, Usage
 from engines.errors import AppError, Busy, ConversationMoved, HistoryUnavailable, StillAnswering
 from engines.job import Delta, Job
 from engines.runner import Runner
+from interface import branches
 from interface.history import Conversation, HeldWith, Status, Store, StoredMessage
 from interface.messages import record
 
@@ -27,10 +28,14 @@ SAVE_EVERY = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer on its way: its job, the row it is written to, and whether its end has been written there."""
+    """An answer on its way: its job, the row it is written to, and whether its end has been written there.
+
+    `before` is what the row said already, where an answer goes on.
+    """
 
     job: Job
     row: int
+    before: StoredMessage | None = None
     recorded: threading.Event = field(default_factory=threading.Event)
 
 
@@ -58,25 +63,49 @@ class Answers:
         self.store.catch_up()
         return self.store.path(conversation)
 
+    def mark(self, conversation: str) -> str:
+        """What a page shows that shows all there is: to be handed back as `seen` with what the page asks for."""
+        return mark_of(self.path(conversation))
+
     def ask(
-        self, conversation: str, text: str, images: Sequence[ImagePart] = (), held_with: HeldWith | None = None
+        self,
+        conversation: str,
+        text: str,
+        images: Sequence[ImagePart] = (),
+        held_with: HeldWith | None = None,
+        seen: str = "",
     ) -> None:
         """Commits the question, then starts its answer; a full queue is written down as the answer's failure.
 
-        Raises StillAnswering or HistoryUnavailable, and then nothing has changed. So do the next three, which raise
-        ConversationMoved too. `held_with` is what the conversation is held with from now on.
+        Raises StillAnswering, HistoryUnavailable, or ConversationMoved if there is more than what was `seen` by who
+        asks ("": that is not known), and then nothing has changed. So do the others below. `held_with` is what the
+        conversation is held with from now on.
         """
-        with self._answering(conversation, held_with):
+        with self._answering(conversation, held_with, seen):
             self.store.add(conversation, "user", text, images=images)
 
-    def again(self, conversation: str, held_with: HeldWith | None = None) -> None:
+    def again(self, conversation: str, held_with: HeldWith | None = None, seen: str = "") -> None:
         """Another answer to the last question; the earlier one stays in the store."""
-        with self._answering(conversation, held_with):
+        with self._answering(conversation, held_with, seen):
             path = self.store.path(conversation)
             if not path:
                 raise ConversationMoved()
             if path[-1].role == "assistant":
                 self.store.rewind(conversation, path[-1].id)
+            else:
+                branches.end_at(self.store, conversation, path[-1].id)
+
+    def resume(self, conversation: str, message: int, held_with: HeldWith | None = None, seen: str = "") -> None:
+        """Goes on with the last answer, which was cut short, in the same row."""
+        with self._lock:
+            self._refuse(conversation, seen)
+            with self.store.transaction():
+                held = self._configured(conversation, held_with)
+                path = self.store.path(conversation)
+                if held is None or not path or path[-1].id != message or not was_cut(path[-1]):
+                    raise ConversationMoved()
+                self.store.write(message, path[-1].text, "growing")
+            self._start(held, _prompt_of(path), message, path[-1])
 
     def rewrite(
         self,
@@ -85,18 +114,26 @@ class Answers:
         text: str,
         images: Sequence[ImagePart] = (),
         held_with: HeldWith | None = None,
+        seen: str = "",
     ) -> None:
         """Puts another question in the place of one and answers that; the earlier branch stays in the store."""
-        with self._answering(conversation, held_with):
+        with self._answering(conversation, held_with, seen):
             if not any(one.id == message and one.role == "user" for one in self.store.path(conversation)):
                 raise ConversationMoved()
             self.store.rewind(conversation, message)
             self.store.add(conversation, "user", text, images=images)
 
-    def undo(self, conversation: str) -> StoredMessage | None:
+    def change(self, how: Callable[[Store, str, int], bool], conversation: str, message: int, seen: str = "") -> None:
+        """Does to a message what one of interface.branches does: choose, delete or restore."""
+        with self._lock:
+            self._refuse(conversation, seen)
+            if not how(self.store, conversation, message):
+                raise ConversationMoved()
+
+    def undo(self, conversation: str, seen: str = "") -> StoredMessage | None:
         """Takes the last question, and what answered it, out of what is shown; returns the question."""
         with self._lock:
-            self._refuse_second(conversation)
+            self._refuse(conversation, seen)
             for one in reversed(self.store.path(conversation)):
                 if one.role == "user":
                     self.store.rewind(conversation, one.id)
@@ -110,35 +147,41 @@ class Answers:
         for thread in recorders:
             thread.join(timeout)
 
-    def _refuse_second(self, conversation: str) -> None:
+    def _refuse(self, conversation: str, seen: str) -> None:
         if conversation in self._growing:
             raise StillAnswering()
+        if seen and not _shows(seen, self.mark(conversation)):
+            raise ConversationMoved()
 
     @contextmanager
-    def _answering(self, conversation: str, held_with: HeldWith | None) -> Iterator[None]:
+    def _answering(self, conversation: str, held_with: HeldWith | None, seen: str) -> Iterator[None]:
         """Around what changes a conversation's end: commits it with a row for the answer, then starts that."""
         with self._lock:
-            self._refuse_second(conversation)
+            self._refuse(conversation, seen)
             with self.store.transaction():
-                if held_with is not None:
-                    self.store.configure(conversation, *held_with)
+                held = self._configured(conversation, held_with)
                 yield
-                held = self.store.conversation(conversation)
                 if held is None:  # deleted from another page
                     raise ConversationMoved()
-                # An answer that failed before its first word says nothing to the model.
-                messages = [one.message for one in self.store.path(conversation) if one.text or one.role == "user"]
+                messages = _prompt_of(self.store.path(conversation))
                 row = self.store.add(conversation, "assistant", "", "growing")
             self._start(held, messages, row)
 
-    def _start(self, held: Conversation, messages: list[Message], row: int) -> None:
+    def _configured(self, conversation: str, held_with: HeldWith | None) -> Conversation | None:
+        if held_with is not None:
+            self.store.configure(conversation, *held_with)
+        return self.store.conversation(conversation)
+
+    def _start(
+        self, held: Conversation, messages: list[Message], row: int, before: StoredMessage | None = None
+    ) -> None:
         system = [Message.of("system", held.system)] if held.system else []
         try:
             job = self.runner.submit(held.model, [*system, *messages], held.settings, owner=held.id)
         except Busy as error:
-            self._keep(_answer_row(row, "", "failed", error=error))
+            self._keep(_answer_row(row, before.text if before else "", "failed", error=error))
             return
-        answer = self._growing[held.id] = Answer(job, row)
+        answer = self._growing[held.id] = Answer(job, row, before)
         thread = threading.Thread(target=self._record, args=(held.id, answer), name="recorder", daemon=True)
         self._recorders.add(thread)
         thread.start()
@@ -155,7 +198,7 @@ class Answers:
 
     def _watched(self, answer: Answer) -> StoredMessage:
         """The answer as it ended, whatever ended it."""
-        text, saved = "", time.monotonic()
+        text, saved = answer.before.text if answer.before else "", time.monotonic()
         try:
             for event in answer.job.watch():
                 if isinstance(event, Delta):
@@ -166,7 +209,7 @@ class Answers:
                         saved = time.monotonic()
                 elif isinstance(event, Usage):
                     status: Status = "stopped" if event.reason == "cancelled" else "complete"
-                    return _answer_row(answer.row, text, status, event)
+                    return _answer_row(answer.row, text, status, _in_all(answer.before, event))
             raise AssertionError("a job's events end with Usage")
         except AppError as error:
             return _answer_row(answer.row, text, "failed", error=error)
@@ -185,3 +228,42 @@ def _answer_row(
     row: int, text: str, status: Status, usage: Usage | None = None, error: AppError | None = None
 ) -> StoredMessage:
     return StoredMessage(row, "assistant", text, status, usage, record(error) if error else None)
+
+
+def was_cut(one: StoredMessage) -> bool:
+    """Whether an answer broke off, so that it can be gone on with."""
+    length = one.usage is not None and one.usage.reason == "length"
+    return one.role == "assistant" and bool(one.text) and (one.status in ("stopped", "failed") or length)
+
+
+def mark_of(path: Sequence[StoredMessage]) -> str:
+    """Tells one state of a conversation's shown messages from another; a growing answer is one state."""
+    if not path:
+        return "0"
+    last = path[-1]
+    grown = "" if last.status == "growing" else f"{last.status}:{len(last.text)}"
+    return f"{len(path)}:{last.id}:{grown}"
+
+
+def _shows(seen: str, now: str) -> bool:
+    """Whether who saw `seen` saw what is there now; who saw an answer grow until just now did."""
+    return seen == now or (seen.endswith(":") and now.startswith(seen))
+
+
+def _prompt_of(path: Sequence[StoredMessage]) -> list[Message]:
+    """What the model is told; an answer that failed before its first word says nothing to it."""
+    return [one.message for one in path if one.text or one.role == "user"]
+
+
+def _in_all(before: StoredMessage | None, usage: Usage) -> Usage:
+    """What an answer took that was gone on with."""
+    if before is None or before.usage is None or not usage.context:
+        return usage
+    first = before.usage
+    return replace(
+        usage,
+        prompt_tokens=max(0, usage.prompt_tokens - first.new_tokens),
+        new_tokens=first.new_tokens + usage.new_tokens,
+        first_token_s=first.first_token_s,
+        seconds=first.seconds + max(0.0, usage.seconds - usage.first_token_s),
+    )

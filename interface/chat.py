@@ -31,6 +31,7 @@ FROM_ADDRESS = """() => [new URLSearchParams(location.search).get("%s") || ""]""
 BEGUN = """() => { document.dispatchEvent(new CustomEvent("follow-begins", { detail: "%s" })); }"""
 ENDED = """() => { document.dispatchEvent(new CustomEvent("follow-ends", { detail: "%s" })); }"""
 FROM_SIDEBAR = """() => [window.pickedConversation || ""]"""
+FEET = "window.desk.feet(element, props, trigger, watch, '%s')"
 ADDRESS_NAMES: dict[ModelKind, str] = {"text": "c", "vision": "i"}
 PREFIXES: dict[ModelKind, str] = {"text": "", "vision": "image-"}
 
@@ -53,6 +54,10 @@ class Talk:
     """System prompt, temperature, top-p, repetition penalty, length, seed; the image tab's detail."""
     usual: gr.Button
     conversation: gr.Textbox
+    feet: gr.HTML
+    """The lines under the messages, for page.js; their buttons, and a page that comes back, call from here."""
+    meter: gr.HTML
+    seen: gr.Textbox
     settled: list[Any] = field(default_factory=list, kw_only=True)
     """The events after which nothing is being answered on a page: its opening, and the end of each answer."""
     changed: list[Any] = field(default_factory=list, kw_only=True)
@@ -64,7 +69,7 @@ class Talk:
 
     @property
     def shown(self) -> list[Component]:
-        return [self.chat, self.status, self.send, self.stop]
+        return [self.chat, self.status, self.send, self.stop, self.feet, self.meter, self.seen]
 
 
 @dataclass
@@ -85,7 +90,7 @@ def build(desk: Desk, demo: gr.Blocks, side: Side) -> ChatTab:
         take_offer, swap = (
             gr.Button(size="sm", visible=False, scale=0, min_width=200, elem_id=id) for id in ("take-offer", "swap")
         )
-    chat, status, notice = draw_conversation("text")
+    chat, status, notice, feet, meter = draw_conversation("text")
     with gr.Row(elem_id="composer"):
         prompt = gr.Textbox(
             label=label("chat.prompt"),
@@ -99,7 +104,8 @@ def build(desk: Desk, demo: gr.Blocks, side: Side) -> ChatTab:
         send, stop = draw_buttons("text")
     drawer = draw_settings(desk, "text")
     tab = ChatTab(
-        "text", model, state, new, chat, status, notice, prompt, send, stop, *drawer, offer, take_offer, swap,
+        "text", model, state, new, chat, status, notice, prompt, send, stop, *drawer, feet, meter,
+        gr.Textbox(visible=False), offer, take_offer, swap,
     )  # fmt: skip
     wire(ChatEvents(desk), tab, demo, side)
 
@@ -131,8 +137,8 @@ def draw_head(desk: Desk, kind: ModelKind) -> tuple[gr.Dropdown, gr.HTML, gr.But
     return model, state, new
 
 
-def draw_conversation(kind: ModelKind) -> tuple[gr.Chatbot, gr.HTML, gr.HTML]:
-    """The messages, the line about the answer, and the place for notices."""
+def draw_conversation(kind: ModelKind) -> tuple[gr.Chatbot, gr.HTML, gr.HTML, gr.HTML, gr.HTML]:
+    """The messages, the line about the answer, the place for notices, the lines under the messages, the meter."""
     prefix = PREFIXES[kind]
     chat = gr.Chatbot(
         label=label("chat.conversation"),
@@ -148,7 +154,10 @@ def draw_conversation(kind: ModelKind) -> tuple[gr.Chatbot, gr.HTML, gr.HTML]:
         # Gradio cannot edit a bubble that holds more than text: images get one of their own.
         group_consecutive_messages=False,
     )
-    return chat, gr.HTML(elem_id=f"{prefix}status"), gr.HTML(elem_id=f"{prefix}notice")
+    with gr.Row(elem_id=f"{prefix}below"):
+        status, meter = gr.HTML(elem_id=f"{prefix}status"), gr.HTML(elem_id=f"{prefix}meter")
+    feet = gr.HTML(elem_id=f"{prefix}feet", html_template="", js_on_load=FEET % prefix)
+    return chat, status, gr.HTML(elem_id=f"{prefix}notice"), feet, meter
 
 
 def draw_buttons(kind: ModelKind) -> tuple[gr.Button, gr.Button]:
@@ -196,8 +205,9 @@ def draw_settings(desk: Desk, kind: ModelKind) -> tuple[list[Component], gr.Butt
 
 def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks, side: Side) -> None:
     """Whatever may have started an answer, or opened a conversation, is followed."""
-    where, asking = [tab.conversation], [tab.prompt, tab.conversation, *tab.held_with]
-    again, asked = [tab.conversation, *tab.held_with], [tab.prompt, tab.conversation, tab.notice]
+    where = [tab.conversation]
+    again, asked = [*where, tab.seen, *tab.held_with], [tab.prompt, *where, tab.notice]
+    asking = [tab.prompt, *again]
     named_by = ADDRESS_NAMES[tab.kind]
     to_address, from_address = TO_ADDRESS % (named_by, named_by), FROM_ADDRESS % named_by
 
@@ -223,16 +233,18 @@ def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks, side: Side) -> None:
     followed(example.then(events.ask, asking, asked, **QUIET))
     followed(tab.chat.retry(events.retry, again, tab.notice, **called("retry")))
     followed(tab.chat.edit(events.edit, again, tab.notice, **called("edit")))
-    followed(tab.chat.undo(events.undo, where, [tab.prompt, tab.notice], **called("undo")))
+    followed(tab.chat.undo(events.undo, [*where, tab.seen], [tab.prompt, tab.notice], **called("undo")))
+    followed(tab.feet.click(events.act, again, tab.notice, **called("act")))
+    tab.settled.append(tab.feet.submit(events.look, [*where, tab.model, tab.seen], tab.shown, **called("look")))
     followed(demo.load(events.open, where, [tab.conversation, *tab.held_with], js=from_address, **called("open")))
     opened = [tab.conversation, *tab.held_with]
     # "always_last": of several that are opened in a hurry, the last is what stays.
     followed(side.opened(tab.kind)(events.open, where, opened, js=FROM_SIDEBAR, trigger_mode="always_last", **QUIET))
     side.overtaken(tab.kind)(events.follow, [*where, tab.model], tab.shown, trigger_mode="multiple", **QUIET)
-    side.opened(tab.kind)(None, None, tab.notice, js="() => ''", **QUIET)
+    side.opened(tab.kind)(None, None, [tab.notice, tab.seen], js="() => ['', '']", **QUIET)
     # In the browser, so that what is asked right after is asked afresh; what stands in the box stays.
     for left in (tab.new.click, tab.chat.clear, side.left(tab.kind)):
-        followed(left(None, None, asked[1:], js="() => ['', '']", **QUIET))
+        followed(left(None, None, [*asked[1:], tab.seen], js="() => ['', '', '']", **QUIET))
     tab.stop.click(events.stop, where, None, queue=False, **called("stop"))
     tab.model.input(events.usual, [tab.model], tab.settings, **QUIET)
     tab.usual.click(events.usual, [tab.model], tab.settings, **QUIET)

@@ -13,19 +13,31 @@ from typing import Any
 import gradio as gr
 
 from configs.schema import ModelKind, ModelSpec
-from engines.base import Detail, GenerationSettings, ImagePart, Usage
+from engines.base import Detail, GenerationSettings, ImagePart
 from engines.errors import AppError, ConversationMoved
-from engines.job import Delta, Event, Loading, Waiting, Working
+from engines.job import Delta, Event, Waiting, Working
+from interface import branches
+from interface.answers import mark_of
+from interface.bubbles import bubbles, deleted_html, doing, error_html, feet_html, meter_html, text_of, waited_for
 from interface.desk import Desk, label
 from interface.history import HeldWith, StoredMessage
 from interface.i18n import Lang, t
 from interface.latest import Latest
-from interface.messages import explain, left_out
-from interface.render import closed, images_html, notice_html, plain, show, status_html
+from interface.messages import explain
+from interface.render import notice_html, plain, show, status_html
+
+READY = (gr.update(visible=True), gr.update(visible=False))
+BUSY = (gr.update(visible=False), gr.update(visible=True))
+"""Send and Stop."""
+NOTHING = (gr.skip(),) * 7
+"""What `follow` shows of nothing new."""
+MESSAGE_CHANGES = {"choose": branches.choose, "delete": branches.delete, "restore": branches.restore}
+"""What a button under a message does."""
 
 
 class ChatEvents:
-    """One for the app; it keeps nothing about a page. `conversation` is an id, "" before the first question.
+    """One for the app; it keeps nothing about a page. `conversation` is an id, "" before the first question; `seen`
+    is what the page shows of it, so that nothing is asked behind what it has not seen.
 
     A question is what the tab's box holds; vision_events.py has a box with images.
     """
@@ -39,28 +51,36 @@ class ChatEvents:
     # -- starting answers: each returns what it changed and, last, a notice ("" when all went well) -----------------
 
     def ask(
-        self, request: gr.Request, box: Any, conversation: str, model: str, system: str, *sliders: Any
+        self, request: gr.Request, box: Any, conversation: str, seen: str, model: str, system: str, *sliders: Any
     ) -> tuple[Any, Any, str]:
         """-> prompt, conversation, notice. A question that cannot be asked stays in the box."""
         if self.is_empty(box):
             return gr.skip(), gr.skip(), ""
 
         def start() -> str:
-            return self._ask(*self.question(box), conversation, (model, system.strip(), settings_from(*sliders)))
+            held_with = (model, system.strip(), settings_from(*sliders))
+            return self._ask(*self.question(box), conversation, held_with, seen)
 
         id, notice = self._noticed(start, request)
         return (gr.skip(), gr.skip(), notice) if notice else ("", id, "")
 
-    def retry(self, request: gr.Request, conversation: str, model: str, system: str, *sliders: Any) -> str:
+    def retry(self, request: gr.Request, conversation: str, seen: str, model: str, system: str, *sliders: Any) -> str:
         """-> notice. Another answer to the last question, with the settings as they are now."""
 
         def start() -> None:
-            self._desk.answers.again(conversation, (model, system.strip(), settings_from(*sliders)))
+            self._desk.answers.again(conversation, (model, system.strip(), settings_from(*sliders)), seen)
 
         return self._noticed(start, request)[1]
 
     def edit(
-        self, request: gr.Request, change: gr.EditData, conversation: str, model: str, system: str, *sliders: Any
+        self,
+        request: gr.Request,
+        change: gr.EditData,
+        conversation: str,
+        seen: str,
+        model: str,
+        system: str,
+        *sliders: Any,
     ) -> str:
         """-> notice. The edited question is asked in the place of the old one, about the same images.
 
@@ -72,13 +92,35 @@ class ChatEvents:
             if text.strip():
                 row = self._edited(change, conversation)
                 held_with = (model, system.strip(), settings_from(*sliders))
-                self._desk.answers.rewrite(conversation, row.id, text, row.images, held_with)
+                self._desk.answers.rewrite(conversation, row.id, text, row.images, held_with, seen)
 
         return self._noticed(start, request)[1]
 
-    def undo(self, request: gr.Request, conversation: str) -> tuple[Any, str]:
+    def act(
+        self,
+        request: gr.Request,
+        pressed: gr.EventData,
+        conversation: str,
+        seen: str,
+        model: str,
+        system: str,
+        *sliders: Any,
+    ) -> str:
+        """-> notice. Does what a button under a message says: show a version, go on, delete, put back."""
+        answers, row, does = self._desk.answers, int(pressed.row), pressed.do
+
+        def start() -> None:
+            if does == "resume":
+                answers.resume(conversation, row, (model, system.strip(), settings_from(*sliders)), seen)
+            else:
+                answers.change(MESSAGE_CHANGES[does], conversation, row, seen)
+
+        notice = self._noticed(start, request)[1]
+        return deleted_html(row, self._desk.lang(request)) if does == "delete" and not notice else notice
+
+    def undo(self, request: gr.Request, conversation: str, seen: str) -> tuple[Any, str]:
         """-> prompt, notice. Takes the last question back into the box."""
-        question, notice = self._noticed(lambda: self._desk.answers.undo(conversation), request)
+        question, notice = self._noticed(lambda: self._desk.answers.undo(conversation, seen), request)
         return (gr.skip(), notice) if notice else (self.boxed(question) if question else "", "")
 
     def example(self, choice: gr.SelectData) -> str:
@@ -112,9 +154,17 @@ class ChatEvents:
         return self.fitting((*usual_settings(self._desk.library.spec(model)), "auto"))
 
     def follow(self, request: gr.Request, conversation: str, model: str) -> Iterator[tuple[Any, ...]]:
-        """-> chat, status, send, stop. Shows the conversation, and the answer in it until it has ended."""
+        """-> chat, status, send, stop, feet, meter, seen. Shows the conversation, and its answer until it has ended."""
         show = partial(self._shown, conversation, model, self._desk.lang(request))
-        yield from self._latest.only(request.session_hash, show, (gr.skip(),) * 4)
+        yield from self._latest.only(request.session_hash, show, NOTHING)
+
+    def look(self, request: gr.Request, conversation: str, model: str, seen: str) -> Iterator[tuple[Any, ...]]:
+        """-> as `follow`. For a page that comes back into sight: shows what has changed, if anything has."""
+        try:
+            changed = seen != self._desk.answers.mark(conversation)
+        except AppError:
+            changed = True
+        yield from self.follow(request, conversation, model) if changed else [NOTHING]
 
     # -- within -----------------------------------------------------------------------------------------------------
 
@@ -123,7 +173,7 @@ class ChatEvents:
             yield from self._growing(conversation, lang)
             yield self._settled(conversation, model, lang)
         except AppError as error:
-            yield gr.skip(), notice_html(explain(error, lang)), gr.update(visible=True), gr.update(visible=False)
+            yield gr.skip(), error_html(error, lang), *READY, gr.skip(), gr.skip(), gr.skip()
 
     def _growing(self, conversation: str, lang: Lang) -> Iterator[tuple[Any, ...]]:
         """The answer in a conversation until it has ended; nothing if there is none."""
@@ -131,22 +181,33 @@ class ChatEvents:
         if answer is None:
             return
         path = self._desk.answers.path(conversation)
-        before = [bubble for one in path if one.id < answer.row for bubble in bubbles(one, lang)]
-        title = self._desk.library.spec(answer.job.model).title
+        earlier = [one for one in path if one.id != answer.row]
+        before = [bubble for one in earlier for bubble in bubbles(one, lang)]
         pause = 1 / self._desk.config.interface.refresh_per_second
-        text = ""
+        text = answer.before.text if answer.before else ""
+        written = len(text)
+        versions = branches.versions(self._desk.store, conversation)
+        beside: tuple[Any, ...] = (feet_html(earlier, versions, lang, done=False), gr.skip(), mark_of(path))
         try:
             for event in answer.job:
                 text += event.text if isinstance(event, Delta) else ""
                 # A slow model works between its words; it has long read the conversation by then.
-                event = Delta("") if text and isinstance(event, Working) else event
+                event = Delta("") if len(text) > written and isinstance(event, Working) else event
                 growing = [*before, {"role": "assistant", "content": show(text)}] if text else before
-                yield growing, status_html(doing(event, title, lang)), gr.update(visible=False), gr.update(visible=True)
+                yield growing, status_html(self._doing(event, answer.job.model, lang)), *BUSY, *beside
+                beside = (gr.skip(),) * 3
                 # However fast the engine is, what came in the meantime is shown in one go.
                 time.sleep(pause)
         except AppError:
             pass  # it is in the store, and shown from there like any earlier one
         answer.recorded.wait(5)
+
+    def _doing(self, event: Event, model: str, lang: Lang) -> str:
+        def title(model: str) -> str:
+            return self._desk.library.spec(model).title
+
+        others = waited_for(self._desk.runner.status(), title, lang) if isinstance(event, Waiting) else ""
+        return doing(event, title(model), lang, others)
 
     def _edited(self, change: gr.EditData, conversation: str) -> StoredMessage:
         """The question that was edited, if it is still what the page showed. Raises ConversationMoved."""
@@ -185,28 +246,28 @@ class ChatEvents:
 
     # -- within -----------------------------------------------------------------------------------------------------
 
-    def _ask(self, text: str, images: Sequence[ImagePart], conversation: str, held_with: HeldWith) -> str:
+    def _ask(self, text: str, images: Sequence[ImagePart], conversation: str, held_with: HeldWith, seen: str) -> str:
         store = self._desk.store
         if not conversation or store.conversation(conversation) is None:
             conversation = store.create(*held_with, self.kind)
-        self._desk.answers.ask(conversation, text, images, held_with)
+        self._desk.answers.ask(conversation, text, images, held_with, seen)
         return conversation
 
     def _noticed(self, work: Callable[[], Any], request: gr.Request) -> tuple[Any, str]:
         try:
             return work(), ""
         except AppError as error:
-            return None, notice_html(explain(error, self._desk.lang(request)))
+            return None, error_html(error, self._desk.lang(request))
 
     def _settled(self, conversation: str, model: str, lang: Lang) -> tuple[Any, ...]:
         path = self._desk.answers.path(conversation) if conversation else []
         chat: Any = [bubble for one in path for bubble in bubbles(one, lang)]
         if not path:
             chat = gr.update(value=[], **self.empty(self._desk.library.spec(model), lang))
-        status = status_html(usage_line(path[-1].usage, lang)) if path and path[-1].usage else ""
-        if self._desk.store.unsaved is not None:
-            status += notice_html(explain(self._desk.store.unsaved, lang))
-        return chat, status, gr.update(visible=True), gr.update(visible=False)
+        unsaved = self._desk.store.unsaved
+        status = notice_html(explain(unsaved, lang)) if unsaved is not None else ""
+        feet = feet_html(path, branches.versions(self._desk.store, conversation), lang)
+        return chat, status, *READY, feet, meter_html(path, lang), mark_of(path)
 
 
 def settings_from(
@@ -232,73 +293,3 @@ def choices(desk: Desk, kind: ModelKind, also: ModelSpec | None = None) -> list[
     """The picker's models: those of a kind, and the one that a conversation happens to be held with."""
     specs = [spec for spec in desk.library.catalogue.models if spec.kind == kind or spec == also]
     return [(f"{spec.title} · {label('models.demo')}" if spec.demo else spec.title, spec.id) for spec in specs]
-
-
-def bubbles(one: StoredMessage, lang: Lang) -> list[dict[str, Any]]:
-    """A stored message as the Chatbot takes it: its images, then what it says, if anything.
-
-    What went wrong with an answer stands below what it said.
-    """
-    shown: list[dict[str, Any]] = []
-    if one.images:
-        shown.append({"role": one.role, "content": [images_block(one.images, lang)]})
-        if not one.text:
-            return shown
-    content = show(one.text)
-    note = ""
-    if one.error:
-        notice = explain(one.error, lang)
-        note = f"> **{notice.title}.** {show(notice.body)}\n>\n> {show(notice.hint)}"
-    elif one.status == "stopped":
-        note = f"*{t('chat.stopped', lang)}*"
-    elif one.usage and one.usage.reason == "length":
-        note = f"*{t('chat.length_reached', lang)}*"
-    return [*shown, {"role": one.role, "content": f"{closed(content)}\n\n{note}" if note else content}]
-
-
-def images_block(images: Sequence[ImagePart], lang: Lang) -> dict[str, Any]:
-    """Thumbnails in a bubble, as Gradio's HTML component."""
-    return {
-        "type": "component",
-        "component": "html",
-        "value": images_html(images, lang),
-        "constructor_args": {},
-        "props": {},
-    }
-
-
-def doing(event: Event, title: str, lang: Lang) -> str:
-    """What a job is doing, in words."""
-    match event:
-        case Waiting(0):
-            return t("chat.waiting_next", lang)
-        case Waiting(ahead):
-            return t("chat.waiting", lang, ahead=ahead)
-        case Loading(stage, seconds):
-            return t("chat.loading", lang, title=title, stage=t(f"stage.{stage}", lang), seconds=seconds)
-        case Working(seconds):
-            return t("chat.reading", lang, seconds=seconds)
-        case _:
-            return t("chat.answering", lang)
-
-
-def usage_line(usage: Usage | None, lang: Lang) -> str:
-    """What an answer took, and whether turns were left out for it."""
-    if usage is None or not usage.context:
-        return ""
-    used = usage.prompt_tokens + usage.new_tokens
-    line = t(
-        "chat.usage", lang,
-        new=usage.new_tokens, rate=usage.tokens_per_second, first=usage.first_token_s, used=used, context=usage.context,
-    )  # fmt: skip
-    if usage.cached_tokens:
-        line += t("chat.usage_cached", lang, cached=usage.cached_tokens)
-    return f"{left_out(usage, lang)} {line}".lstrip()
-
-
-def text_of(content: Any) -> str:
-    """The text in what the Chatbot hands back: a string, or its list of blocks."""
-    if isinstance(content, str):
-        return content
-    blocks = content if isinstance(content, list) else [content]
-    return "".join(one if isinstance(one, str) else str(one.get("text", "")) for one in blocks)

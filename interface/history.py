@@ -111,7 +111,12 @@ def m004_presets(db: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: Migrations = (m001_initial, m002_images, m003_index, m004_presets)
+def m005_deleted(db: sqlite3.Connection) -> None:
+    """For interface.branches: messages out of sight, since when."""
+    db.execute("ALTER TABLE messages ADD COLUMN deleted REAL")
+
+
+MIGRATIONS: Migrations = (m001_initial, m002_images, m003_index, m004_presets, m005_deleted)
 """Only ever appended to; `PRAGMA user_version` counts how many a file has had."""
 
 
@@ -154,14 +159,14 @@ class Store(Database):
             )
 
     def path(self, conversation: str) -> list[StoredMessage]:
-        """The messages from the first to the head, in order."""
+        """The messages from the first to the head, in order, but for those that branches.py took out of sight."""
         rows = self.all(
-            "WITH RECURSIVE path(id, parent, role, text, status, usage, error, images) AS ("
-            " SELECT m.id, m.parent, m.role, m.text, m.status, m.usage, m.error, m.images"
+            "WITH RECURSIVE path(id, parent, role, text, status, usage, error, images, deleted) AS ("
+            " SELECT m.id, m.parent, m.role, m.text, m.status, m.usage, m.error, m.images, m.deleted"
             "  FROM messages m JOIN conversations c ON c.head = m.id WHERE c.id = ? AND c.deleted IS NULL"
-            " UNION ALL SELECT m.id, m.parent, m.role, m.text, m.status, m.usage, m.error, m.images"
+            " UNION ALL SELECT m.id, m.parent, m.role, m.text, m.status, m.usage, m.error, m.images, m.deleted"
             "  FROM messages m JOIN path ON path.parent = m.id)"
-            " SELECT id, role, text, status, usage, error, images FROM path",
+            " SELECT id, role, text, status, usage, error, images FROM path WHERE deleted IS NULL",
             conversation,
         )
         return [self._stored(row) for row in reversed(rows)]

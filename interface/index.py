@@ -62,7 +62,7 @@ class Index:
         in_text, text_values = _text_condition(words)
         return self._entries(
             f"WITH hits(conversation, message) AS (SELECT m.conversation, max(m.id) FROM messages m"  # noqa: S608
-            f" WHERE {in_text} GROUP BY m.conversation)"
+            f" WHERE {in_text} AND m.deleted IS NULL GROUP BY m.conversation)"
             f" SELECT {_COLUMNS}, m.text FROM conversations c LEFT JOIN hits ON hits.conversation = c.id"
             f" LEFT JOIN messages m ON m.id = hits.message"
             f" WHERE {_LISTED} AND (hits.message IS NOT NULL OR {in_title}) {_ORDER}",
@@ -109,8 +109,7 @@ class Index:
                 log.warning("an image of a deleted conversation stays: %s", error)
 
     def _entries(self, query: str, *values: object) -> list[Entry]:
-        with self._store.transaction() as db:
-            rows = db.execute(query, values).fetchall()
+        rows = self._store.all(query, *values)
         return [
             Entry(id, title, kind, updated, bool(pinned), found) for id, title, kind, updated, pinned, found in rows
         ]

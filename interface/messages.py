@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +14,8 @@ from engines.base import Usage
 from engines.errors import AppError
 from engines.memory import MemoryPlan, Need, Note
 from interface.i18n import Lang, seconds_text, t, texts
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +50,14 @@ def explain(error: AppError | ConfigError | Mapping[str, Any], lang: Lang) -> No
 
 
 def record(error: AppError) -> dict[str, Any]:
-    """The error as plain values, to be kept with a conversation and worded whenever it is shown."""
+    """The error as plain values, to be kept with a conversation and worded whenever it is shown.
+
+    It gets a number, under which the log has it too.
+    """
     facts = {name: plan_dict(value) if isinstance(value, MemoryPlan) else value for name, value in error.facts.items()}
-    return {"code": error.code, "facts": facts}
+    incident = secrets.token_hex(4)
+    log.error("incident %s: %s", incident, error)
+    return {"code": error.code, "facts": facts, "incident": incident}
 
 
 def plan_dict(plan: MemoryPlan) -> dict[str, Any]:

@@ -99,11 +99,11 @@ def status_html(line: str) -> str:
     return f'<div class="status" role="status">{html.escape(line)}</div>'
 
 
-def notice_html(notice: Notice) -> str:
-    """Something that a person should know before going on."""
+def notice_html(notice: Notice, details: str = "") -> str:
+    """Something that a person should know before going on; `details` is HTML."""
     return (
         f'<div class="notice" role="alert"><strong>{html.escape(notice.title)}.</strong> '
-        f"{html.escape(notice.body)} {html.escape(notice.hint)}</div>"
+        f"{html.escape(notice.body)} {html.escape(notice.hint)}{details}</div>"
     )
 
 

@@ -9,7 +9,7 @@ import gradio as gr
 
 from configs.schema import Lang
 from interface.desk import LANG_COOKIE, ZONE_COOKIE
-from interface.i18n import LANGS, texts
+from interface.i18n import LANGS, t, texts
 
 CSS = [Path(__file__).with_name(name) for name in ("style.css", "sidebar.css")]
 SCRIPT = Path(__file__).with_name("page.js")
@@ -44,9 +44,10 @@ def theme() -> gr.themes.Base:
 
 
 def head(lang: Lang) -> str:
-    """page.js, which runs before the page, with the configured language and the cookies' names filled in."""
+    """page.js, which runs before the page, with the configured language, the cookies' names and a sentence in it."""
     script = SCRIPT.read_text(encoding="utf-8")
-    for name, value in (("LANG", lang), ("COOKIE", LANG_COOKIE), ("ZONE", ZONE_COOKIE)):
+    lost = {"en": t("chat.connection_lost", "en"), "zh-CN": t("chat.connection_lost", "zh")}
+    for name, value in (("LANG", lang), ("LOST", lost), ("COOKIE", LANG_COOKIE), ("ZONE", ZONE_COOKIE)):
         script = script.replace(name, json.dumps(value))
     return f"<script>{script}</script>"
 

@@ -47,6 +47,7 @@ class Entry:
     usage: Usage | None = None
     error: Problem | None = None
     images: tuple[Picture, ...] = ()
+    deleted: Time | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ class Transcript:
         found: list[Entry] = []
         place = self.head
         while place is not None:
-            found.append(self.messages[place])
+            if self.messages[place].deleted is None:
+                found.append(self.messages[place])
             place = self.messages[place].parent
         return found[::-1]
 
@@ -81,49 +83,56 @@ class Transcript:
 
 def ids(store: Store) -> list[str]:
     """Every conversation that has not been deleted, in the order in which they were begun."""
-    kept = "WHERE deleted IS NULL" if "deleted" in _columns(store) else ""
-    return [id for (id,) in store.all(f"SELECT id FROM conversations {kept} ORDER BY created, rowid")]  # noqa: S608
+    return [id for (id,) in store.all("SELECT id FROM conversations WHERE deleted IS NULL ORDER BY created, rowid")]
 
 
 def read(store: Store, conversation: str) -> Transcript | None:
     """A conversation as it is now; what is still growing counts as stopped there. None if there is no such one."""
-    extra = [name for name in ("kind", "pinned") if name in _columns(store)]
-    names = ", ".join(["title", "model", "system", "settings", "created", "updated", "head", *extra])
-    row = store.one(f"SELECT {names} FROM conversations WHERE id = ?", conversation)  # noqa: S608
+    row = store.one(
+        "SELECT title, model, system, settings, created, updated, head, kind, pinned FROM conversations"
+        " WHERE id = ? AND deleted IS NULL",
+        conversation,
+    )
     if row is None:
         return None
-    title, model, system, settings, created, updated, head, *more = row
+    title, model, system, settings, created, updated, head, kind, pinned = row
     rows = store.all(
-        "SELECT id, parent, role, text, status, created, usage, error, images FROM messages"
+        "SELECT id, parent, role, text, status, created, usage, error, images, deleted FROM messages"
         " WHERE conversation = ? ORDER BY id",
         conversation,
     )
     place = {id: number for number, (id, *_) in enumerate(rows)}
     return Transcript(
         title, model, system, GenerationSettings(**json.loads(settings)), created, updated, place.get(head),
-        tuple(_entry(row, place) for row in rows),
-        **dict(zip(extra, more, strict=True)) | ({"pinned": bool(more[-1])} if "pinned" in extra else {}),
+        tuple(_entry(row, place) for row in rows), kind, bool(pinned),
     )  # fmt: skip
 
 
 def write(store: Store, transcript: Transcript) -> str:
     """Adds it as a conversation of its own; returns the new id. Part of the transaction that it is called in."""
     conversation, one = secrets.token_urlsafe(12), transcript
-    columns = _columns(store)
-    values: dict[str, Any] = {
-        "id": conversation, "title": one.title, "model": one.model, "system": one.system,
-        "settings": json.dumps(asdict(one.settings)), "created": one.created, "updated": one.updated,
-        "kind": one.kind or "text", "pinned": int(one.pinned),
-    }  # fmt: skip
-    values = {name: value for name, value in values.items() if name in columns}
+    settings = json.dumps(asdict(one.settings))
     rows: list[int] = []
     with store.transaction() as db:
-        marks = ", ".join("?" for _ in values)
-        db.execute(f"INSERT INTO conversations ({', '.join(values)}) VALUES ({marks})", [*values.values()])  # noqa: S608
+        db.execute(
+            "INSERT INTO conversations (id, title, model, system, settings, created, updated, kind, pinned)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                conversation,
+                one.title,
+                one.model,
+                one.system,
+                settings,
+                one.created,
+                one.updated,
+                one.kind or "text",
+                one.pinned,
+            ),
+        )
         for entry in one.messages:
             cursor = db.execute(
-                "INSERT INTO messages (conversation, parent, role, text, status, usage, error, images, created)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO messages (conversation, parent, role, text, status, usage, error, images, created,"
+                " deleted) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (conversation, None if entry.parent is None else rows[entry.parent], *_columns_of(entry)),
             )
             rows.append(int(cursor.lastrowid or 0))
@@ -133,7 +142,7 @@ def write(store: Store, transcript: Transcript) -> str:
 
 
 def _entry(row: tuple[Any, ...], place: dict[int, int]) -> Entry:
-    _, parent, role, text, status, created, usage, error, images = row
+    _, parent, role, text, status, created, usage, error, images, deleted = row
     return Entry(
         place.get(parent),
         role,
@@ -143,6 +152,7 @@ def _entry(row: tuple[Any, ...], place: dict[int, int]) -> Entry:
         Usage(**json.loads(usage)) if usage else None,
         Problem(**json.loads(error)) if error else None,
         tuple(Picture(*one) for one in json.loads(images)),
+        deleted,
     )
 
 
@@ -156,9 +166,5 @@ def _columns_of(entry: Entry) -> tuple[Any, ...]:
         json.dumps(asdict(error), ensure_ascii=False) if error else None,
         json.dumps([[one.sha256, one.width, one.height] for one in entry.images]),
         entry.created,
+        entry.deleted,
     )
-
-
-def _columns(store: Store) -> set[str]:
-    """Of the conversations' table."""
-    return {name for _, name, *_ in store.all("PRAGMA table_info(conversations)")}

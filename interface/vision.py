@@ -22,7 +22,7 @@ def build(desk: Desk, demo: gr.Blocks, tab: gr.Tab, side: Side) -> Talk:
             label("models.unload"), size="sm", visible=False, scale=0, min_width=84, elem_id="image-unload"
         )
     guard = panel.build("image", unload)
-    chat, status, notice = draw_conversation("vision")
+    chat, status, notice, feet, meter = draw_conversation("vision")
     with gr.Column(visible=False, elem_id="image-camera") as place:
         camera = gr.Image(sources=["webcam"], type="filepath", image_mode=None, show_label=False, height=320)
     with gr.Row(elem_id="image-composer"):
@@ -41,7 +41,10 @@ def build(desk: Desk, demo: gr.Blocks, tab: gr.Tab, side: Side) -> Talk:
         )
         send, stop = draw_buttons("vision")
     drawer = draw_settings(desk, "vision")
-    talk = Talk("vision", model, state, new, chat, status, notice, prompt, send, stop, *drawer)
+    talk = Talk(
+        "vision", model, state, new, chat, status, notice, prompt, send, stop, *drawer, feet, meter,
+        gr.Textbox(visible=False),
+    )  # fmt: skip
     events = VisionEvents(desk)
     wire(events, talk, demo, side)
     panel.wire(desk, guard, talk, events, tab)

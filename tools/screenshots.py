@@ -76,7 +76,7 @@ def take(browser: Browser, app: Served, scripted: Served, target: Path, size: st
     expect(page.locator("#offer")).to_contain_text("GiB")
     page.screenshot(path=target / f"empty-{look}.png")
     ask(page, words["message"], QUESTION)
-    expect(page.locator("#status")).to_contain_text("token", timeout=120_000)
+    expect(page.locator("#chat .usage").last).to_contain_text("token", timeout=120_000)
     page.screenshot(path=target / f"chat-{look}.png")
     page.get_by_role("tab", name=words["models"]).click()
     expect(page.locator("#card-internlm2-chat-1_8b")).to_contain_text("GiB")
@@ -106,7 +106,7 @@ def take_images(page: Page, words: dict[str, str], target: Path, look: str) -> N
     box = page.locator("#image-prompt textarea")
     box.fill(words["question"])
     box.press("Enter")
-    expect(page.locator("#image-status")).to_contain_text("token")
+    expect(page.locator("#image-chat .usage").last).to_contain_text("token")
     expect(page.locator("#image-chat .picture img").last).to_have_js_property("complete", True)
     page.screenshot(path=target / f"images-{look}.png")
 

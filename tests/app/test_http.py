@@ -129,7 +129,7 @@ class Page:
 
     def ask(self, text: str) -> str:
         """The conversation's id, once the question has been taken."""
-        self.call("ask", [text, "", "smollm2-135m-instruct", "", 0.2, 0.9, 1.1, 8000, -1])
+        self.call("ask", [text, "", "", "smollm2-135m-instruct", "", 0.2, 0.9, 1.1, 8000, -1])
         with self.stream() as stream:
             for line in stream.iter_lines():
                 message = json.loads(line.removeprefix("data: ")) if line else {}

@@ -34,7 +34,7 @@ def upload(app: Served, name: str, image: Image.Image) -> str:
 
 def image_question(page: Page, path: str, text: str = "what is it?") -> dict[str, Any]:
     file = {"path": path, "orig_name": "x.png", "meta": {"_type": "gradio.FileData"}}
-    page.call("image_ask", [{"text": text, "files": [file]}, "", *SETTINGS])
+    page.call("image_ask", [{"text": text, "files": [file]}, "", "", *SETTINGS])
     with page.stream() as stream:
         for line in stream.iter_lines():
             message = json.loads(line.removeprefix("data: ")) if line else {}

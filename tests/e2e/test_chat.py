@@ -24,7 +24,9 @@ def test_an_answer_streams_and_then_says_what_it_took(fake: Served, open_page: O
     expect(answers(page).last).to_contain_text("word3 ")
     expect(answers(page).last).not_to_contain_text("word59")
     expect(answers(page).last).to_contain_text("word59")
-    expect(page.locator("#status")).to_contain_text(re.compile(r"60 tokens · \d+\.\d per second · first after"))
+    expect(page.locator("#chat .usage").last).to_contain_text(
+        re.compile(r"60 tokens · \d+\.\d per second · first after")
+    )
     expect(page.get_by_label("Message", exact=True)).to_have_value("")
     settled(page)
 
@@ -131,7 +133,7 @@ def test_what_cut_an_answer_short_is_not_part_of_its_code(fake: Served, open_pag
 
 def test_two_pages_ask_at_once_and_one_waits_with_its_position(fake: Served, open_page: OpenPage) -> None:
     one, two, three = (open_page(fake.url) for _ in range(3))
-    say(one, LONG)
+    say(one, "fake: words=500 delay=0.1")
     expect(answers(one).last).to_contain_text("word3 ")
     say(two, "second in line")
     expect(two.locator("#status")).to_contain_text("Waiting: 1 before you")
@@ -162,7 +164,7 @@ def test_a_killed_worker_is_named_in_the_conversation_and_the_next_question_answ
 
 def test_a_reload_finds_the_answer_still_growing(fake: Served, open_page: OpenPage) -> None:
     page = open_page(fake.url)
-    say(page, "fake: words=200 delay=0.02")
+    say(page, "fake: words=200 delay=0.06")
     expect(answers(page).last).to_contain_text("word9 ")
     page.reload()
     expect(answers(page).last).to_contain_text("word0 word1 word2 ")
@@ -171,7 +173,7 @@ def test_a_reload_finds_the_answer_still_growing(fake: Served, open_page: OpenPa
     settled(page)
     page.reload()
     expect(answers(page).last).to_contain_text("word199")
-    expect(page.locator("#status")).to_contain_text("200 tokens")
+    expect(page.locator("#chat .usage").last).to_contain_text("200 tokens")
 
 
 def test_a_second_question_while_one_is_answered_is_not_lost(fake: Served, open_page: OpenPage) -> None:

@@ -47,9 +47,9 @@ def answered(page: Page, count: int) -> int:
     # The bubble comes together with Stop: from then on, no Stop means that it is over.
     expect(page.locator("#image-stop")).to_be_hidden(timeout=SECONDS)
     settled(page)
-    expect(page.locator("#image-status")).to_contain_text(USAGE)
+    expect(page.locator("#image-chat .usage").last).to_contain_text(USAGE)
     expect(answers(page).last).to_have_text(re.compile(r"\S"))
-    used = USAGE.search(page.locator("#image-status").inner_text())
+    used = USAGE.search(page.locator("#image-chat .usage").last.inner_text())
     assert used
     return int(used[1].replace(",", ""))
 
@@ -64,12 +64,12 @@ def test_two_images_a_follow_up_and_another_answer(page: Page, app: Served) -> N
 
     say(page, "And which is larger?")
     assert answered(page, 2) > first
-    expect(page.locator("#image-status")).to_contain_text("reused")
+    expect(page.locator("#image-chat .usage").last).to_contain_text("reused")
 
     page.get_by_label("Retry").last.click()
     expect(page.locator("#image-stop")).to_be_visible()
     answered(page, 2)
-    expect(page.locator("#image-status")).to_contain_text("reused")
+    expect(page.locator("#image-chat .usage").last).to_contain_text("reused")
 
 
 def test_stop_while_it_streams_then_ask(page: Page) -> None:

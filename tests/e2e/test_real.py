@@ -23,10 +23,12 @@ def test_the_embedded_model_streams_an_answer_and_remembers(real: Served, open_p
     say(page, "What is the capital of France? Answer in one sentence.")
     expect(answers(page).last).to_contain_text(WORDS, timeout=SECONDS)
     settled(page)
-    expect(page.locator("#status")).to_contain_text(re.compile(r"\d+ tokens · \d+\.\d per second"), timeout=SECONDS)
+    expect(page.locator("#chat .usage").last).to_contain_text(
+        re.compile(r"\d+ tokens · \d+\.\d per second"), timeout=SECONDS
+    )
     say(page, "In which country is that city?")
     expect(answers(page).last).to_contain_text(WORDS, timeout=SECONDS)
-    expect(page.locator("#status")).to_contain_text("reused", timeout=SECONDS)
+    expect(page.locator("#chat .usage").last).to_contain_text("reused", timeout=SECONDS)
 
 
 def test_it_streams(real: Served, open_page: OpenPage) -> None:
@@ -52,7 +54,7 @@ def test_stop_then_ask(real: Served, open_page: OpenPage) -> None:
     said = answers(page).first.inner_text()
     say(page, "What is two plus two?")
     expect(questions(page)).to_have_count(2)
-    expect(page.locator("#status")).to_contain_text("tokens", timeout=SECONDS)
+    expect(page.locator("#chat .usage").last).to_contain_text("tokens", timeout=SECONDS)
     settled(page)
     assert answers(page).first.inner_text() == said
 
@@ -90,6 +92,6 @@ def test_the_worker_is_killed_in_mid_answer(real: Served, open_page: OpenPage) -
     settled(page)
     say(page, "What is the capital of France? One sentence.")
     expect(page.locator("#status")).to_contain_text("Loading SmolLM2-135M-Instruct")
-    expect(page.locator("#status")).to_contain_text("tokens", timeout=SECONDS)
+    expect(page.locator("#chat .usage").last).to_contain_text("tokens", timeout=SECONDS)
     expect(answers(page)).to_have_count(2)
     settled(page)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engines.base import GenerationSettings, Message, Usage
+from engines.decode import Sink
 from engines.errors import Cancelled, PromptTooLong, SettingOutOfRange
 from engines.memory import LoadSettings
-from engines.text import TextEngine, _Sink, prompt_limit
+from engines.text import TextEngine, prompt_limit
 from tests.checkpoints import make_internlm2, make_llama
 
 CONTEXT = 512
@@ -220,7 +222,7 @@ def test_usage_adds_up(folder: Path) -> None:
 @pytest.mark.parametrize("text", ["😀👩‍👩‍👧‍👦 ok", "𠮷野家", "你好，世界", "  spaces   kept  ", "a\n\n\tb", "é ñ ü"])
 def test_characters_of_many_bytes_come_whole(engine: TextEngine, text: str) -> None:
     pieces: list[str] = []
-    sink = _Sink(engine._tokenizer, pieces.append)
+    sink = Sink(engine._tokenizer, pieces.append)
     stream(sink, engine, engine._tokenizer.encode(text, add_special_tokens=False))
     assert "".join(pieces) == text
     assert not any("\ufffd" in piece for piece in pieces)
@@ -229,7 +231,7 @@ def test_characters_of_many_bytes_come_whole(engine: TextEngine, text: str) -> N
 def test_a_character_cut_off_by_the_length_is_left_out(engine: TextEngine) -> None:
     ids = engine._tokenizer.encode("ok😀", add_special_tokens=False)
     pieces: list[str] = []
-    stream(_Sink(engine._tokenizer, pieces.append), engine, ids[:-1])
+    stream(Sink(engine._tokenizer, pieces.append), engine, ids[:-1])
     assert "".join(pieces) == "ok"
 
 
@@ -237,12 +239,57 @@ def test_bytes_that_are_no_character_do_not_hold_the_rest_back(engine: TextEngin
     byte = engine._tokenizer.convert_tokens_to_ids("<0xE4>")
     plain = engine._tokenizer.encode("fine", add_special_tokens=False)
     pieces: list[str] = []
-    stream(_Sink(engine._tokenizer, pieces.append), engine, [byte] * 20 + plain)
+    stream(Sink(engine._tokenizer, pieces.append), engine, [byte] * 20 + plain)
     assert "".join(pieces).endswith("fine") and len("".join(pieces[:12])) > 4
 
 
-def stream(sink: _Sink, engine: TextEngine, ids: list[int]) -> None:
+def stream(sink: Sink, engine: TextEngine, ids: list[int]) -> None:
     sink.put(engine._tensor([1])[0])
     for one in ids:
         sink.put(engine._tensor([one])[0])
     sink.flush()
+
+
+# -- going on with an answer -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [1, 5, 9, 17])
+def test_an_answer_that_was_cut_goes_on_as_if_it_had_not_been(folder: Path, cut: int) -> None:
+    """Byte for byte, and out of the cache: though a random model writes in tokens that no tokenizer would choose."""
+    engine = load(folder)
+    question = ask("Count to ten, please.")
+    whole, _ = answer(load(folder), question)
+    first, _ = answer(engine, question, replace(GREEDY, max_new_tokens=cut))
+    rest, usage = answer(engine, [*question, Message.of("assistant", first)], replace(GREEDY, max_new_tokens=24 - cut))
+    assert first + rest == whole
+    assert usage.prompt_tokens == engine.count_tokens(question) + cut and usage.cached_tokens == usage.prompt_tokens - 1
+
+
+def test_an_answer_goes_on_twice_and_after_a_stop(folder: Path) -> None:
+    engine = load(folder)
+    question = ask("Count to ten, please.")
+    whole, _ = answer(load(folder), question)
+    pieces: list[str] = []
+
+    def emit(text: str) -> None:
+        if len("".join(pieces)) > 8:
+            raise Cancelled  # a token that nobody heard of has been written
+        pieces.append(text)
+
+    assert engine.generate(question, GREEDY, emit).reason == "cancelled"
+    said = "".join(pieces)
+    for _ in range(2):
+        more, _ = answer(engine, [*question, Message.of("assistant", said)], replace(GREEDY, max_new_tokens=5))
+        said += more
+    assert whole.startswith(said) and len(said) > 9
+
+
+def test_an_answer_goes_on_in_another_process_from_its_text(folder: Path, engine: TextEngine) -> None:
+    """Nothing of it is in the cache there: the prompt ends in its text, inside the assistant's turn."""
+    question = ask("Count.")
+    ids = engine._format([*question, Message.of("assistant", "one, two")])
+    opening = engine._format(question)
+    assert ids[: len(opening)] == opening and engine._tokenizer.decode(ids[len(opening) :]) == "one, two"
+    text, usage = answer(load(folder), [*question, Message.of("assistant", "one, two")])
+    assert usage.prompt_tokens == len(ids)
+    assert whole_answer(engine, [*question, Message.of("assistant", "one, two")], 24).strip() == text.strip()

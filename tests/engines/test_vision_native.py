@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,7 @@ def test_an_image_is_looked_at_once_though_turns_before_it_fall_away(
 ) -> None:
     engine = load(folder, context=160)
     seen = tiles_looked_at(engine, monkeypatch)
-    messages = [user("words " * 12), said("words " * 3), user("this?", images[2])]
+    messages = [user("words " * 14), said("words " * 3), user("this?", images[2])]
     assert answer(engine, messages)[1].turns_left_out == 0 and sum(seen) == 9
     messages += [said("words " * 3), user("again, with some more words in it")]
     _, usage = answer(engine, messages)
@@ -264,3 +265,15 @@ def test_a_worker_makes_it(folder: Path) -> None:
     assert isinstance(engine, NativeVisionEngine) and stages == ["libraries", "tokenizer", "weights", "warming"]
     assert engine.memory() > 0
     engine.close()
+
+
+def test_an_answer_about_images_that_was_cut_goes_on_as_if_it_had_not_been(
+    folder: Path, engine: NativeVisionEngine, images: list[ImagePart], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = [user("What is this?", images[0], images[2])]
+    whole, _ = answer(load(folder), question)
+    first, before = answer(engine, question, replace(GREEDY, max_new_tokens=5))
+    seen = tiles_looked_at(engine, monkeypatch)
+    rest, usage = answer(engine, [*question, said(first)], replace(GREEDY, max_new_tokens=7))
+    assert first + rest == whole and not seen, "no image is looked at again"
+    assert usage.prompt_tokens == before.prompt_tokens + 5 == usage.cached_tokens + 1

@@ -12,7 +12,8 @@ import pytest
 from configs.load import load_catalogue, load_config
 from engines.errors import EngineDied
 from engines.library import Library
-from interface.chat_events import ChatEvents, bubbles
+from interface.bubbles import bubbles
+from interface.chat_events import ChatEvents
 from interface.desk import Desk
 from interface.history import StoredMessage
 from interface.messages import record
@@ -35,9 +36,9 @@ def events(desk: Desk) -> ChatEvents:
     return ChatEvents(desk)
 
 
-def asked(events: ChatEvents, text: str, conversation: str = "") -> str:
+def asked(events: ChatEvents, text: str, conversation: str = "", seen: str = "") -> str:
     """Asks; the conversation's id."""
-    _, id, notice = events.ask(REQUEST, text, conversation, *HELD_WITH)
+    _, id, notice = events.ask(REQUEST, text, conversation, seen, *HELD_WITH)
     assert notice == ""
     return id
 
@@ -71,7 +72,7 @@ def test_a_store_that_cannot_be_read_is_said_and_takes_stop_away(
     follower = events.follow(REQUEST, id, MODEL)
     next(follower)
     desk.store._db.execute("ALTER TABLE messages RENAME TO lost")
-    _chat, status, send, stop = list(follower)[-1]
+    _chat, status, send, stop, *_ = list(follower)[-1]
     assert "Conversations cannot be saved" in status and send["visible"] is True and stop["visible"] is False
     desk.store._db.execute("ALTER TABLE conversations RENAME TO gone")
     assert events.open(id)[0] == id
@@ -80,14 +81,14 @@ def test_a_store_that_cannot_be_read_is_said_and_takes_stop_away(
 def test_an_edit_asks_the_edited_question(desk: Desk, events: ChatEvents) -> None:
     id = asked(events, "  one <b> ")
     followed(events, id)
-    assert events.edit(REQUEST, change(0, "one &#00060;b>", "two &#00060;i>"), id, *HELD_WITH) == ""
+    assert events.edit(REQUEST, change(0, "one &#00060;b>", "two &#00060;i>"), id, "", *HELD_WITH) == ""
     assert texts(followed(events, id)[-1]) == ["two &#00060;i>", "two &#00060;i> "]
 
 
 def test_an_edit_to_nothing_asks_nothing(desk: Desk, events: ChatEvents) -> None:
     id = asked(events, "one")
     followed(events, id)
-    assert events.edit(REQUEST, change(0, "one", " \n "), id, *HELD_WITH) == ""
+    assert events.edit(REQUEST, change(0, "one", " \n "), id, "", *HELD_WITH) == ""
     assert texts(followed(events, id)[-1]) == ["one", "one "]
 
 
@@ -95,7 +96,7 @@ def test_an_edit_to_nothing_asks_nothing(desk: Desk, events: ChatEvents) -> None
 def test_a_page_that_shows_something_else_cannot_edit(events: ChatEvents, index: int, shown: str) -> None:
     id = asked(events, "one")
     followed(events, id)
-    assert "The conversation has changed" in events.edit(REQUEST, change(index, shown, "new"), id, *HELD_WITH)
+    assert "The conversation has changed" in events.edit(REQUEST, change(index, shown, "new"), id, "", *HELD_WITH)
     assert texts(followed(events, id)[-1]) == ["one", "one "]
 
 

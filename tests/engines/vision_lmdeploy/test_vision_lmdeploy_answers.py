@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engines import vision
-from engines.base import ImagePart
+from engines.base import ImagePart, Message
 from engines.errors import Cancelled, EngineFailed, ImageRejected
 from tests.engines.vision_lmdeploy.conftest import Loader
 from tests.engines.vision_lmdeploy.core import GREEDY, Core, answer, user
@@ -176,3 +176,14 @@ def test_an_image_that_is_gone_is_the_questions_fault(core: Core, load: Loader) 
     with pytest.raises(ImageRejected) as refused:
         answer(engine, [user("x", ImagePart("gone", Path("gone.webp"), 448, 448))])
     assert refused.value.facts == {"name": "gone.webp", "reason": "gone"} and not core.requests
+
+
+def test_an_answer_goes_on_behind_its_text(tokenizer: Any, core: Core, load: Loader) -> None:
+    """The prompt ends inside the assistant's turn, and the space at the seam is kept."""
+    engine = load()
+    core.script = tokenizer.encode(" two gulls.", add_special_tokens=False)
+    question = [user("What?")]
+    text, _ = answer(engine, [*question, Message.of("assistant", "A sail,")])
+    form = engine._format_of(1)
+    assert text.strip() == "two gulls." and core.requests[-1]["input_ids"][: len(form(question))] == form(question)
+    assert tokenizer.decode(core.requests[-1]["input_ids"]).endswith("assistant\nA sail,")
