@@ -8,7 +8,7 @@ import socket
 import gradio as gr
 
 from configs.errors import ConfigError
-from interface import chat, guards, models, vision
+from interface import chat, guards, models, opening, preferences, vision
 from interface.desk import QUIET, Desk, label
 from interface.i18n import t
 from interface.theme import CSS, head, theme, translations
@@ -36,14 +36,16 @@ def build(desk: Desk) -> gr.Blocks:
         fill_width=True,
         delete_cache=(3600, CACHE_SECONDS),
     ) as demo:
+        chosen = preferences.build(desk)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(label("chat.tab"), id="chat", elem_id="chat-tab", scale=1) as chat_tab:
                 talk = chat.build(desk, demo)
             with gr.Tab(label("vision.tab"), id="images", elem_id="image-tab", scale=1) as image_tab:
-                vision.build(desk, demo, image_tab)
+                image_talk = vision.build(desk, demo, image_tab)
             with gr.Tab(label("models.tab"), id="models", elem_id="models-tab") as models_tab:
                 cards = models.build(desk)
         models.wire(desk, cards, talk, [chat_tab, models_tab])
+        preferences.wire(chosen, [talk, image_talk], demo)
         for tab in (chat_tab, image_tab, models_tab):
             tab.select(None, None, None, js=TO_ADDRESS % tab.id, **QUIET)
         demo.load(opened_tab, gr.Textbox(visible=False), tabs, js=FROM_ADDRESS, **QUIET)
@@ -57,7 +59,7 @@ def opened_tab(named: str) -> gr.Tabs:
 
 def serve(desk: Desk, demo: gr.Blocks, port: int) -> str:
     """Starts answering HTTP on `port` and returns the address; comes back at once."""
-    server = desk.config.server
+    server, lang = desk.config.server, desk.config.interface.lang
     demo.queue(default_concurrency_limit=None)
     demo.launch(
         server_name=server.host,
@@ -74,9 +76,14 @@ def serve(desk: Desk, demo: gr.Blocks, port: int) -> str:
         ssr_mode=False,
         theme=theme(),
         css_paths=CSS,
-        head=head(desk.config.interface.lang),
+        head=head(),
+        favicon_path=str(opening.ICON),
+        pwa=True,
         i18n=translations(),
-        app_kwargs={"middleware": guards.middleware(server.host, server.allow_hosts)},
+        app_kwargs={
+            "middleware": [*guards.middleware(server.host, server.allow_hosts), opening.middleware(lang)],
+            "routes": opening.routes(lang),
+        },
     )
     host = "127.0.0.1" if server.host in ("0.0.0.0", "::") else server.host  # noqa: S104  a comparison
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

@@ -1,12 +1,5 @@
-// What Gradio cannot be told: the page's language, text as it was written, and images to drop, choose and enlarge.
+// What Gradio cannot be told: text as it was written, and images to drop, choose and enlarge.
 (() => {
-  // Gradio translates its labels by navigator.language; the server reads the same choice from a cookie.
-  const fixed = LANG;
-  const wanted = fixed === "auto" ? (localStorage.getItem(COOKIE) || navigator.language || "en") : fixed;
-  const lang = wanted.toLowerCase().startsWith("zh") ? "zh-CN" : "en";
-  Object.defineProperty(navigator, "language", { get: () => lang, configurable: true });
-  Object.defineProperty(navigator, "languages", { get: () => [lang], configurable: true });
-  document.cookie = COOKIE + "=" + lang + "; path=/; SameSite=Lax";
   // The characters that render.show writes as entities.
   const clean = (text) => text.replace(/&#000(33|36|38|60);/g, (_, code) => String.fromCharCode(code));
   if (navigator.clipboard) {

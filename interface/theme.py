@@ -7,12 +7,11 @@ from pathlib import Path
 
 import gradio as gr
 
-from configs.schema import Lang
-from interface.desk import LANG_COOKIE
 from interface.i18n import LANGS, texts
+from interface.keys import words
 
 CSS = Path(__file__).with_name("style.css")
-SCRIPT = Path(__file__).with_name("page.js")
+SCRIPTS = tuple(Path(__file__).with_name(name) for name in ("page.js", "keys.js"))
 
 SANS = ("system-ui", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Noto Sans Mono CJK SC", "monospace")
@@ -21,6 +20,9 @@ INK = gr.themes.Color("#f7f5f0", "#efece4", "#dfdbd0", "#c6c1b4", "#a39e92", "#7
                       "#302f2c", "#232220", "#191817", name="ink")  # fmt: skip
 SEAL = gr.themes.Color("#fdf3f0", "#fae3dd", "#f3c5ba", "#e89e8d", "#d9725c", "#c3503a", "#a93f2b", "#8b3323",
                        "#6d291d", "#4f1f17", "#351410", name="seal")  # fmt: skip
+
+PAPERS = (INK.c50, INK.c950)
+"""The background by day and by night."""
 
 
 def theme() -> gr.themes.Base:
@@ -43,12 +45,11 @@ def theme() -> gr.themes.Base:
     )  # fmt: skip
 
 
-def head(lang: Lang) -> str:
-    """page.js, which runs before the page, with the configured language and the cookie's name filled in."""
-    script = SCRIPT.read_text(encoding="utf-8")
-    return (
-        "<script>" + script.replace("LANG", json.dumps(lang)).replace("COOKIE", json.dumps(LANG_COOKIE)) + "</script>"
-    )
+def head() -> str:
+    """The scripts of the page that need it to be there."""
+    said = {lang: words(lang) for lang in LANGS}
+    scripts = [path.read_text(encoding="utf-8").replace("WORDS", json.dumps(said)) for path in SCRIPTS]
+    return "<script>" + "\n".join(scripts) + "</script>"
 
 
 def translations() -> gr.I18n:
