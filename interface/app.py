@@ -12,6 +12,7 @@ from interface import chat, guards, models, opening, preferences, vision
 from interface.desk import QUIET, Desk, label
 from interface.i18n import t
 from interface.theme import CSS, head, theme, translations
+from interface.vision_events import SAMPLES_FOLDER
 
 PORTS_TRIED = 40
 CACHE_SECONDS = 24 * 3600
@@ -69,7 +70,7 @@ def serve(desk: Desk, demo: gr.Blocks, port: int) -> str:
         share=False,
         max_threads=100,  # each page that follows an answer holds one
         max_file_size=4 * desk.config.uploads.max_bytes,  # what the gate is too strict for, it words itself
-        allowed_paths=[str(desk.uploads.folder)],
+        allowed_paths=[str(desk.uploads.folder), str(SAMPLES_FOLDER)],
         footer_links=[],
         run_history=False,
         enable_monitoring=False,

@@ -74,7 +74,14 @@
   const announcer = document.createElement("div");
   announcer.id = "announcer";
   announcer.setAttribute("role", "status");
-  const name = () => { skip.textContent = words[desk.lang()].skip; };
+  const header = document.createElement("header");
+  const heading = document.createElement("h1");
+  heading.id = "app-name";
+  const name = () => {
+    skip.textContent = words[desk.lang()].skip;
+    heading.textContent = words[desk.lang()].name;
+  };
+  header.append(skip, heading, announcer);
   name();
   document.addEventListener("desk:language", name);
 
@@ -89,6 +96,7 @@
   };
   const quieten = () => {
     for (const log of document.querySelectorAll("[role=log][aria-live=polite]")) log.setAttribute("aria-live", "off");
+    for (const list of document.querySelectorAll(".examples[role=list]")) list.setAttribute("role", "group"); // of buttons
   };
   const attach = () => {
     const button = document.querySelector("#preferences-button"), card = document.querySelector("#preferences");
@@ -96,7 +104,7 @@
       card.popover = "auto";
       button.popoverTargetElement = card;
     }
-    if (!skip.isConnected && document.body) document.body.prepend(skip, announcer);
+    if (!header.isConnected && document.body) document.body.prepend(header);
   };
   let due = 0;  // a growing answer changes the page many times a second
   const look = () => { due = 0; attach(); quieten(); announce(); };

@@ -25,4 +25,4 @@ def shortcuts_html(lang: Lang) -> str:
 
 def words(lang: Lang) -> dict[str, str]:
     """What keys.js says by itself."""
-    return {"skip": t("keys.skip", lang), "shortcuts": shortcuts_html(lang)}
+    return {"name": t("app.name", lang), "skip": t("keys.skip", lang), "shortcuts": shortcuts_html(lang)}

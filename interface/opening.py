@@ -80,7 +80,9 @@ class _Completed:
 
 def complete(page: str, addition: str) -> str:
     """Gradio's page with our beginning."""
-    page = page.replace(VIEWPORT, FITTING, 1).replace('href="/manifest.json"', 'href="manifest.json"', 1)
+    page = page.replace(VIEWPORT, FITTING, 1)
+    # With the cookie that says the language.
+    page = page.replace('href="/manifest.json"', 'href="manifest.json" crossorigin="use-credentials"', 1)
     return page.replace("</head>", addition + "</head>", 1)
 
 

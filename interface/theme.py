@@ -31,6 +31,10 @@ def theme() -> gr.themes.Base:
         primary_hue=SEAL, secondary_hue=INK, neutral_hue=INK, font=SANS, font_mono=MONO, radius_size="md",
         text_size="md", spacing_size="md",
     ).set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        block_title_text_color="*neutral_700",
+        block_title_text_color_dark="*neutral_300",
         body_background_fill="*neutral_50",
         body_background_fill_dark="*neutral_950",
         block_background_fill="transparent",
