@@ -16,6 +16,14 @@
     }
   }));
 
+  // With each word of an answer Svelte sets the text direction of every message to what it is, and the browser then
+  // styles the whole conversation anew.
+  const dir = Object.getOwnPropertyDescriptor(HTMLElement.prototype, "dir");
+  Object.defineProperty(HTMLElement.prototype, "dir", {
+    ...dir,
+    set(value) { if (dir.get.call(this) !== value) dir.set.call(this, value); },
+  });
+
   // An image is enlarged on the page; without this script its link opens it.
   const enlarged = document.createElement("dialog");
   enlarged.id = "enlarged";
