@@ -1,7 +1,7 @@
 """A long conversation in a real browser, with the scripted engine: does the page stay responsive?
 
-At each length: milliseconds from a key press to its echo in the composer, at rest and while an answer streams; how often
-a second that answer is drawn anew; the seconds until the conversation is open; and the CPU seconds of the app's own
+At each length: milliseconds from a key press to its echo in the composer, at rest and while an answer streams; how
+often a second that answer is drawn anew; the seconds until the conversation is open; and the CPU seconds of the app's own
 process and of Chromium's for 1,000 tokens. All share this machine's cores.
 Usage: python -m benchmarks.page [--turns 10 100 300]
 """
@@ -31,7 +31,8 @@ SCRIPT = f"fake: words={TOKENS} delay=0.01"
 KEYS = 25
 # Of few "words", as the scripted engine counts: 300 turns have to fit its window.
 QUESTION = "第{n}问：二分查找是怎么工作的，什么时候用得上？"
-ANSWER = """**第{n}答。**二分查找把有序的列表一次次对半分开，只看可能含有目标的那一半：先和中间的元素比较，再到较小或较大的一半里继续，直到找到它，或者什么都不剩。
+ANSWER = """**第{n}答。**二分查找把有序的列表一次次对半分开，只看可能含有目标的那一半：
+先和中间的元素比较，再到较小或较大的一半里继续，直到找到它，或者什么都不剩。
 
 ```python
 low,high=0,len(items)
@@ -40,7 +41,8 @@ while(low<high):
   low,high=(middle+1,high)if(items[middle]<wanted)else(low,middle)
 ```
 
-每一步都把范围缩小一半，所以$n$个元素最多比较$\\log_2n$次。列表必须是有序的，否则结果没有意义；列表经常变动时，保持有序的代价可能比查找省下的还多。
+每一步都把范围缩小一半，所以$n$个元素最多比较$\\log_2n$次。
+列表必须是有序的，否则结果没有意义；列表经常变动时，保持有序的代价可能比查找省下的还多。
 """
 # From the key's event to the frame in which the page shows it.
 WATCH_KEYS = """() => {
@@ -69,7 +71,9 @@ def main() -> None:
     arguments.add_argument("--turns", type=int, nargs="+", default=[10, 100, 300])
     given = arguments.parse_args()
     print(machine())
-    print("| turns | open | key to echo, at rest | while answering | worst | updates a second | app's CPU | browser's CPU |")
+    print(
+        "| turns | open | key to echo, at rest | while answering | worst | updates a second | app's CPU | browser's |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as data, sync_playwright() as playwright:
         conversations = {turns: written(Path(data), turns) for turns in given.turns}
@@ -100,7 +104,7 @@ def measure(page: Page, app: Served, conversation: str) -> dict[str, float]:
     page.goto(f"{app.url}?c={conversation}")
     expect(page.get_by_test_id("bot").last).to_contain_text("二分查找", timeout=60_000)
     opened = time.monotonic() - started
-    box = page.get_by_label("Message", exact=True)
+    box = page.locator("#prompt textarea")
     page.evaluate(WATCH_KEYS)
     rest = typed(page)
     box.fill(SCRIPT)
@@ -127,7 +131,7 @@ def measure(page: Page, app: Served, conversation: str) -> dict[str, float]:
 def typed(page: Page) -> list[float]:
     """Milliseconds for each key."""
     page.evaluate("window.echoes.length = 0")
-    page.get_by_label("Message", exact=True).focus()
+    page.locator("#prompt textarea").focus()
     for number in range(KEYS):
         page.keyboard.press("abcdefgh"[number % 8])
         page.wait_for_function("count => window.echoes.length > count", arg=number, timeout=60_000)
