@@ -1,8 +1,8 @@
 """A long conversation in a real browser, with the scripted engine: does the page stay responsive?
 
-At each length: milliseconds from a key press to its echo in the composer, at rest and while an answer streams; how
-often a second that answer is drawn anew; the seconds until the conversation is open; and the CPU seconds of the app's own
-process and of Chromium's for 1,000 tokens. All share this machine's cores.
+At each length: seconds until the conversation is open; milliseconds from a key press to its echo in the composer, at
+rest and while an answer streams; how often a second that answer is drawn anew; and the CPU seconds that the app's own
+process and Chromium take for 1,000 tokens. All share this machine's cores.
 Usage: python -m benchmarks.page [--turns 10 100 300]
 """
 

@@ -1,4 +1,4 @@
-"""The keyboard's shortcuts, as the dialog lists them; keys.js does what they say."""
+"""The keyboard's shortcuts, as the dialog lists them; keyboard.js does what they say."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def shortcuts_html(lang: Lang) -> str:
 
 
 def words(lang: Lang) -> dict[str, str]:
-    """What keys.js says by itself."""
+    """What keyboard.js says by itself."""
     return {"name": t("app.name", lang), "skip": t("keys.skip", lang), "shortcuts": shortcuts_html(lang)}
