@@ -223,6 +223,7 @@ def test_axe_finds_nothing_serious_on_any_tab(fake: Served, open_page: OpenPage,
         fake.url, color_scheme=scheme, reduced_motion="reduce", viewport={"width": width, "height": 800},
         locale="en-US" if scheme == "light" else "zh-CN",
     )  # fmt: skip
+    expect(page.locator("#chat .examples")).to_have_attribute("role", "group")
     assert serious(page) == []
     box(page).fill(MARKDOWN)
     box(page).press("Enter")
@@ -245,6 +246,7 @@ def test_axe_finds_nothing_serious_on_any_tab(fake: Served, open_page: OpenPage,
     page.locator("#image-tab-button").click()
     expect(page.locator("#image-model-state .state")).to_be_visible()
     expect(page.locator("#image-chat .example")).to_have_count(4)
+    expect(page.locator("#image-chat .examples")).to_have_attribute("role", "group")
     assert serious(page) == []
     page.locator("#models-tab-button").click()
     expect(page.locator("#card-internlm2-chat-1_8b")).to_contain_text("GiB")
