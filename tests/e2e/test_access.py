@@ -1,4 +1,4 @@
-"""Whether everyone can use the page: axe-core on every tab in both themes, what is in reach, and what a finger meets."""
+"""Whether everyone can use the page: axe-core on every tab in both themes, and what a hand can reach."""
 
 from __future__ import annotations
 
