@@ -8,11 +8,12 @@ import socket
 import gradio as gr
 
 from configs.errors import ConfigError
-from interface import chat, guards, models, sidebar, vision
+from interface import chat, guards, models, opening, preferences, sidebar, vision
 from interface.archive import MAX_FILE
 from interface.desk import QUIET, Desk, label
 from interface.i18n import t
 from interface.theme import CSS, head, theme, translations
+from interface.vision_events import SAMPLES_FOLDER
 
 PORTS_TRIED = 40
 CACHE_SECONDS = 24 * 3600
@@ -39,6 +40,7 @@ def build(desk: Desk) -> gr.Blocks:
         delete_cache=(3600, CACHE_SECONDS),
     ) as demo:
         side = sidebar.build()
+        chosen = preferences.build(desk)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(label("chat.tab"), id="chat", elem_id="chat-tab", scale=1) as chat_tab:
                 talk = chat.build(desk, demo, side)
@@ -48,6 +50,7 @@ def build(desk: Desk) -> gr.Blocks:
                 cards = models.build(desk)
         models.wire(desk, cards, talk, [chat_tab, models_tab])
         sidebar.wire(desk, side, demo, tabs, [event for one in (talk, image_talk) for event in one.changed])
+        preferences.wire(chosen, [talk, image_talk], demo)
         for tab in (chat_tab, image_tab, models_tab):
             tab.select(None, None, None, js=TO_ADDRESS % tab.id, **QUIET)
         demo.load(opened_tab, gr.Textbox(visible=False), tabs, js=FROM_ADDRESS, **QUIET)
@@ -61,7 +64,7 @@ def opened_tab(named: str) -> gr.Tabs:
 
 def serve(desk: Desk, demo: gr.Blocks, port: int) -> str:
     """Starts answering HTTP on `port` and returns the address; comes back at once."""
-    server = desk.config.server
+    server, lang = desk.config.server, desk.config.interface.lang
     demo.queue(default_concurrency_limit=None)
     demo.launch(
         server_name=server.host,
@@ -72,16 +75,21 @@ def serve(desk: Desk, demo: gr.Blocks, port: int) -> str:
         max_threads=100,  # each page that follows an answer holds one
         # What the gates are too strict for, they word themselves.
         max_file_size=max(4 * desk.config.uploads.max_bytes, 2 * MAX_FILE),
-        allowed_paths=[str(desk.uploads.folder)],
+        allowed_paths=[str(desk.uploads.folder), str(SAMPLES_FOLDER)],
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
         theme=theme(),
         css_paths=CSS,
-        head=head(desk.config.interface.lang),
+        head=head(),
+        favicon_path=str(opening.ICON),
+        pwa=True,
         i18n=translations(),
-        app_kwargs={"middleware": guards.middleware(server.host, server.allow_hosts)},
+        app_kwargs={
+            "middleware": [*guards.middleware(server.host, server.allow_hosts), opening.middleware(lang)],
+            "routes": opening.routes(lang),
+        },
     )
     host = "127.0.0.1" if server.host in ("0.0.0.0", "::") else server.host  # noqa: S104  a comparison
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

@@ -5,6 +5,7 @@ Ids of the image tab's parts are the chat tab's behind "image-".
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +63,8 @@ class Talk:
     """The events after which nothing is being answered on a page: its opening, and the end of each answer."""
     changed: list[Any] = field(default_factory=list, kw_only=True)
     """Those after which the list of conversations may say something else: these, and the beginning of each answer."""
+    redraw: list[Callable[[Any], None]] = field(default_factory=list, kw_only=True)
+    """What draws the server's words anew after an event: the reader has chosen another language."""
 
     @property
     def held_with(self) -> list[Component]:
@@ -226,6 +229,7 @@ def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks, side: Side) -> None:
         tab.settled.append(end)
         tab.changed.extend((named, end))
 
+    tab.redraw.append(followed)
     # "multiple": Gradio drops a second question on one page without a word; ours is refused with one, and kept.
     ask = [tab.prompt.submit, tab.send.click]
     followed(gr.on(ask, events.ask, asking, asked, trigger_mode="multiple", **called("ask")))

@@ -104,6 +104,7 @@ def wire(desk: Desk, cards: list[Card], chat: ChatTab, tabs: list[gr.Tab]) -> No
     def refreshed(event: Any) -> None:
         event.then(events.refresh, [chat.model], shown, **QUIET)
 
+    chat.redraw.append(refreshed)
     for settled in chat.settled:
         refreshed(settled)
     timer.tick(events.refresh, [chat.model], shown, **QUIET)

@@ -1,15 +1,5 @@
-// What Gradio cannot be told: the page's language, text as it was written, images to drop, choose and enlarge, the line
-// under each message, and coming back after a lost connection.
+// What Gradio cannot be told: text as it was written, images to drop, choose and enlarge, the line under each message.
 (() => {
-  // Gradio translates its labels by navigator.language; the server reads the same choice from a cookie.
-  const fixed = LANG;
-  const wanted = fixed === "auto" ? (localStorage.getItem(COOKIE) || navigator.language || "en") : fixed;
-  const lang = wanted.toLowerCase().startsWith("zh") ? "zh-CN" : "en";
-  Object.defineProperty(navigator, "language", { get: () => lang, configurable: true });
-  Object.defineProperty(navigator, "languages", { get: () => [lang], configurable: true });
-  document.cookie = COOKIE + "=" + lang + "; path=/; SameSite=Lax";
-  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "";
-  document.cookie = ZONE + "=" + encodeURIComponent(zone) + "; path=/; SameSite=Lax";
   // The characters that render.show writes as entities.
   const clean = (text) => text.replace(/&#000(33|36|38|60);/g, (_, code) => String.fromCharCode(code));
   if (navigator.clipboard) {
@@ -25,6 +15,14 @@
       }
     }
   }));
+
+  // With each word of an answer Svelte sets the text direction of every message to what it is, and the browser then
+  // styles the whole conversation anew.
+  const dir = Object.getOwnPropertyDescriptor(HTMLElement.prototype, "dir");
+  Object.defineProperty(HTMLElement.prototype, "dir", {
+    ...dir,
+    set(value) { if (dir.get.call(this) !== value) dir.set.call(this, value); },
+  });
 
   // An image is enlarged on the page; without this script its link opens it.
   const enlarged = document.createElement("dialog");
@@ -96,78 +94,5 @@
     for (const kind of ["focus", "online", "pageshow"]) window.addEventListener(kind, look);
     document.addEventListener("visibilitychange", look);
   };
-  window.desk = { feet };
-
-  // Gradio's page comes back by itself, by a reload, from a stream that ends with an error. So does here one that ends
-  // without a word, or has fallen silent, as behind a proxy or on a phone that slept. What stands in a box is kept.
-  const BEAT = 15000; // the server says something this often
-  let lost = false, heard = Infinity, cut = () => {};
-  const lose = () => {
-    if (lost) return;
-    lost = true;
-    const note = document.createElement("div");
-    note.id = "connection";
-    note.role = "alert";
-    note.textContent = LOST[lang];
-    document.body.append(note);
-  };
-  const watched = ({ body, status, headers }) => {
-    const reader = body.getReader(), text = new TextDecoder();
-    let tail = "";
-    return new Response(new ReadableStream({
-      async start(controller) {
-        const fail = (error) => {
-          heard = Infinity;
-          if (error.name !== "AbortError") lose();
-          controller.error(error);
-        };
-        cut = () => { reader.cancel().catch(() => {}); fail(new TypeError("the stream is dead")); cut = () => {}; };
-        try {
-          for (;;) {
-            heard = Date.now();
-            const { done, value } = await reader.read();
-            if (done) break;
-            tail = (tail + text.decode(value, { stream: true })).slice(-200);
-            controller.enqueue(value);
-          }
-          if (tail.includes("close_stream")) { heard = Infinity; controller.close(); }
-          else fail(new TypeError("the stream was cut"));
-        } catch (error) { fail(error); }
-      },
-      cancel: (reason) => { heard = Infinity; return reader.cancel(reason); },
-    }), { status, headers });
-  };
-  const fetched = window.fetch.bind(window);
-  window.fetch = async (input, init) => {
-    const url = String(input?.url ?? input);
-    try {
-      const response = await fetched(input, init);
-      return url.includes("/queue/data") && response.ok ? watched(response) : response;
-    } catch (error) {
-      if (url.includes("/queue/") && error.name !== "AbortError") lose();
-      throw error;
-    }
-  };
-  const check = (patience) => { if (Date.now() - heard > patience) cut(); };
-  setInterval(check, BEAT, 3 * BEAT);
-  for (const kind of ["online", "pageshow"]) window.addEventListener(kind, () => check(1.5 * BEAT));
-  document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && check(1.5 * BEAT));
-  const boxes = ["#prompt textarea", "#image-prompt textarea"];
-  window.addEventListener("pagehide", () => {
-    const drafts = boxes.map((one) => document.querySelector(one)?.value ?? "");
-    if (lost && drafts.some(Boolean)) sessionStorage.setItem("drafts", JSON.stringify(drafts));
-  });
-  const drafts = JSON.parse(sessionStorage.getItem("drafts") ?? "[]");
-  sessionStorage.removeItem("drafts");
-  const restore = () => {
-    boxes.forEach((one, n) => {
-      const box = drafts[n] && document.querySelector(one);
-      if (!box) return;
-      box.value = drafts[n];
-      box.dispatchEvent(new Event("input", { bubbles: true }));
-      drafts[n] = "";
-    });
-    if (drafts.some(Boolean)) requestAnimationFrame(restore);
-  };
-  restore();
+  desk.feet = feet;
 })();

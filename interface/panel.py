@@ -115,6 +115,7 @@ def wire(desk: Desk, panel: Panel, talk: Talk, talk_events: ChatEvents, tab: gr.
     def refreshed(event: Any) -> None:
         event.then(events.refresh, model, shown, **QUIET)
 
+    talk.redraw.append(refreshed)
     for settled in talk.settled:
         refreshed(settled)
     panel.timer.tick(events.refresh, model, shown, **QUIET)

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import gradio as gr
 
-from configs.schema import Lang
-from interface.desk import LANG_COOKIE, ZONE_COOKIE
-from interface.i18n import LANGS, t, texts
+from interface.i18n import LANGS, texts
+from interface.keys import words
 
 CSS = [Path(__file__).with_name(name) for name in ("style.css", "sidebar.css")]
-SCRIPT = Path(__file__).with_name("page.js")
+SCRIPTS = tuple(Path(__file__).with_name(name) for name in ("page.js", "connection.js", "keyboard.js"))
 
 SANS = ("system-ui", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Noto Sans Mono CJK SC", "monospace")
@@ -22,6 +21,9 @@ INK = gr.themes.Color("#f7f5f0", "#efece4", "#dfdbd0", "#c6c1b4", "#a39e92", "#7
 SEAL = gr.themes.Color("#fdf3f0", "#fae3dd", "#f3c5ba", "#e89e8d", "#d9725c", "#c3503a", "#a93f2b", "#8b3323",
                        "#6d291d", "#4f1f17", "#351410", name="seal")  # fmt: skip
 
+PAPERS = (INK.c50, INK.c950)
+"""The background by day and by night."""
+
 
 def theme() -> gr.themes.Base:
     """Gradio's base theme in our colours and with fonts that are on every computer."""
@@ -29,6 +31,10 @@ def theme() -> gr.themes.Base:
         primary_hue=SEAL, secondary_hue=INK, neutral_hue=INK, font=SANS, font_mono=MONO, radius_size="md",
         text_size="md", spacing_size="md",
     ).set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        block_title_text_color="*neutral_700",
+        block_title_text_color_dark="*neutral_300",
         body_background_fill="*neutral_50",
         body_background_fill_dark="*neutral_950",
         block_background_fill="transparent",
@@ -43,13 +49,11 @@ def theme() -> gr.themes.Base:
     )  # fmt: skip
 
 
-def head(lang: Lang) -> str:
-    """page.js, which runs before the page, with the configured language, the cookies' names and a sentence in it."""
-    script = SCRIPT.read_text(encoding="utf-8")
-    lost = {"en": t("chat.connection_lost", "en"), "zh-CN": t("chat.connection_lost", "zh")}
-    for name, value in (("LANG", lang), ("LOST", lost), ("COOKIE", LANG_COOKIE), ("ZONE", ZONE_COOKIE)):
-        script = script.replace(name, json.dumps(value))
-    return f"<script>{script}</script>"
+def head() -> str:
+    """The scripts of the page that need it to be there."""
+    said = {lang: words(lang) for lang in LANGS}
+    scripts = [path.read_text(encoding="utf-8").replace("WORDS", json.dumps(said)) for path in SCRIPTS]
+    return "<script>" + "\n".join(scripts) + "</script>"
 
 
 def translations() -> gr.I18n:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -11,6 +12,9 @@ from engines.base import ImagePart
 from interface.chat_events import ChatEvents
 from interface.history import StoredMessage
 from interface.i18n import Lang, t
+
+SAMPLES_FOLDER = Path(__file__).parent / "samples"
+SAMPLES = ("receipt", "chart", "still_life", "formula")
 
 
 class VisionEvents(ChatEvents):
@@ -33,7 +37,14 @@ class VisionEvents(ChatEvents):
 
     def empty(self, spec: ModelSpec, lang: Lang) -> dict[str, Any]:
         ready = t("chat.empty_ready", lang, title=spec.title)
-        return {"placeholder": f"## {t('vision.empty_title', lang)}\n{t('vision.empty_hint', lang)}\n\n{ready}"}
+        return {
+            "placeholder": f"## {t('vision.empty_title', lang)}\n{t('vision.empty_hint', lang)}\n\n{ready}",
+            "examples": [sample(name, lang) for name in SAMPLES],
+        }
+
+    def example(self, choice: gr.SelectData) -> Any:
+        """-> box: the sample and its question."""
+        return {"text": choice.value["text"], "files": [sample_path(SAMPLES[choice.index])]}
 
     def camera(self, is_open: bool) -> tuple[Any, bool]:
         """-> the camera's place, whether it is open."""
@@ -45,3 +56,12 @@ class VisionEvents(ChatEvents):
             return gr.skip(), gr.skip(), gr.skip(), True
         box = box or {"text": "", "files": []}
         return {"text": box["text"], "files": [*box["files"], picture]}, None, gr.update(visible=False), False
+
+
+def sample(name: str, lang: Lang) -> dict[str, Any]:
+    """A picture of ours with a question that shows what the tab is for."""
+    return {"text": t(f"vision.sample_{name}", lang), "icon": sample_path(name)}
+
+
+def sample_path(name: str) -> str:
+    return str(SAMPLES_FOLDER / f"{name.replace('_', '-')}.jpg")

@@ -1,13 +1,12 @@
 """Pictures of the running app for the README and for one's own eyes: wide and narrow, light and dark, both languages.
 
-All go to test-results/screenshots, those that the README shows to docs/ as well.
+All go to test-results/screenshots, a choice of them to docs/screenshots as well, with a palette to keep them small.
 Usage: python -m tools.screenshots   (needs Chromium)
 """
 
 from __future__ import annotations
 
 import io
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,12 +36,13 @@ WORDS = {
         "refused": "fake: words=12 after=9 die=SIGKILL",
     },
 }
-SHOWN = {
-    "chat-wide-light-en": "chat.png",
-    "chat-narrow-dark-zh": "chat-narrow.png",
-    "models-wide-light-en": "models.png",
-    "images-wide-light-en": "images.png",
-}
+SHOWN = (
+    "chat-wide-light-en", "chat-wide-dark-zh", "chat-narrow-dark-zh", "chat-narrow-light-en", "empty-wide-light-zh",
+    "images-wide-light-en", "images-narrow-light-zh", "images-empty-wide-light-zh", "images-empty-narrow-dark-en",
+    "models-wide-light-en", "models-wide-dark-zh", "models-narrow-light-zh",
+    "failure-wide-light-zh", "failure-narrow-dark-en", "refused-wide-dark-en", "refused-narrow-light-zh",
+    "preferences-wide-light-en", "preferences-narrow-dark-zh",
+)  # fmt: skip
 SIZES = {"wide": (1280, 800), "narrow": (390, 780)}
 
 
@@ -59,8 +59,11 @@ def main() -> None:
         browser.close()
         app.stop()
         scripted.stop()
-    for name, shown in SHOWN.items():
-        shutil.copy(target / f"{name}.png", ROOT / "docs" / shown)
+    shown = ROOT / "docs" / "screenshots"
+    shown.mkdir(exist_ok=True)
+    for name in SHOWN:
+        image = Image.open(target / f"{name}.png").convert("RGB")
+        image.quantize(colors=192, dither=Image.Dither.NONE).save(shown / f"{name}.png", optimize=True)
 
 
 def take(browser: Browser, app: Served, scripted: Served, target: Path, size: str, scheme: str, locale: str) -> None:
@@ -78,13 +81,15 @@ def take(browser: Browser, app: Served, scripted: Served, target: Path, size: st
     ask(page, words["message"], QUESTION)
     expect(page.locator("#chat .usage").last).to_contain_text("token", timeout=120_000)
     page.screenshot(path=target / f"chat-{look}.png")
+    page.locator("#preferences-button").click()
+    page.screenshot(path=target / f"preferences-{look}.png")
+    page.keyboard.press("Escape")
     page.get_by_role("tab", name=words["models"]).click()
     expect(page.locator("#card-internlm2-chat-1_8b")).to_contain_text("GiB")
     page.screenshot(path=target / f"models-{look}.png")
     page.goto(scripted.url)
     ask(page, words["message"], words["refused"])
     expect(page.locator("blockquote")).to_be_visible()
-    page.locator("#settings .toggle-button").click()
     page.screenshot(path=target / f"failure-{look}.png")
     page.goto(scripted.url)
     take_images(page, words, target, look)
@@ -109,6 +114,13 @@ def take_images(page: Page, words: dict[str, str], target: Path, look: str) -> N
     expect(page.locator("#image-chat .usage").last).to_contain_text("token")
     expect(page.locator("#image-chat .picture img").last).to_have_js_property("complete", True)
     page.screenshot(path=target / f"images-{look}.png")
+    damaged = {"name": "scan.png", "mimeType": "image/png", "buffer": picture("hills")["buffer"][:3000]}
+    page.locator("#image-prompt input[type=file]").set_input_files([damaged])
+    expect(page.locator("#image-prompt").get_by_label("File thumbnail")).to_have_count(1)
+    box.fill(words["question"])
+    box.press("Enter")
+    expect(page.locator("#image-notice")).to_contain_text("scan.png")
+    page.screenshot(path=target / f"refused-{look}.png")
 
 
 def picture(name: str) -> Any:
