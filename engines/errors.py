@@ -9,8 +9,12 @@ AppError
     ConversationMoved       (another page has changed the conversation)
     ImageRejected           name, reason (gone | empty | too_many_bytes | too_large | too_thin | not_an_image |
                             foreign | damaged), and the reason's numbers
+    MirrorInvalid           address
+    NameInvalid             name (neither a repository's id nor a folder)
   ModelError              something is wrong with a model's files
     ModelUnknown            model, nearest
+    ModelKnown              model (it is in the list already)
+    ModelRefused            name, cause (the code of another error), facts (that error's)
     ModelMissing            model, tried (nothing could be had from any source)
     DownloadFailed          source, kind (offline | refused | stalled | cut | not_found | server | tool), detail
     DownloadCancelled       model
@@ -81,12 +85,28 @@ class ImageRejected(InputError):
     code = "image_rejected"
 
 
+class MirrorInvalid(InputError):
+    code = "mirror_invalid"
+
+
+class NameInvalid(InputError):
+    code = "name_invalid"
+
+
 class ModelError(AppError):
     code = "model"
 
 
 class ModelUnknown(ModelError):
     code = "model_unknown"
+
+
+class ModelKnown(ModelError):
+    code = "model_known"
+
+
+class ModelRefused(ModelError):
+    code = "model_refused"
 
 
 class ModelMissing(ModelError):

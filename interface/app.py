@@ -40,10 +40,10 @@ def build(desk: Desk) -> gr.Blocks:
             with gr.Tab(label("chat.tab"), id="chat", elem_id="chat-tab", scale=1) as chat_tab:
                 talk = chat.build(desk, demo)
             with gr.Tab(label("vision.tab"), id="images", elem_id="image-tab", scale=1) as image_tab:
-                vision.build(desk, demo, image_tab)
+                images = vision.build(desk, demo, image_tab)
             with gr.Tab(label("models.tab"), id="models", elem_id="models-tab") as models_tab:
-                cards = models.build(desk)
-        models.wire(desk, cards, talk, [chat_tab, models_tab])
+                shelf = models.build(desk)
+        models.wire(desk, shelf, talk, images, models_tab, [chat_tab, image_tab])
         for tab in (chat_tab, image_tab, models_tab):
             tab.select(None, None, None, js=TO_ADDRESS % tab.id, **QUIET)
         demo.load(opened_tab, gr.Textbox(visible=False), tabs, js=FROM_ADDRESS, **QUIET)

@@ -64,6 +64,7 @@ class ChatTab(Talk):
     offer: gr.HTML
     take_offer: gr.Button
     swap: gr.Button
+    dismiss: gr.Button
 
 
 def build(desk: Desk, demo: gr.Blocks) -> ChatTab:
@@ -72,8 +73,9 @@ def build(desk: Desk, demo: gr.Blocks) -> ChatTab:
         model, state, new = draw_head(desk, "text")
     with gr.Row(elem_id="offer-row"):
         offer = gr.HTML(elem_id="offer", visible=False)
-        take_offer, swap = (
-            gr.Button(size="sm", visible=False, scale=0, min_width=200, elem_id=id) for id in ("take-offer", "swap")
+        take_offer, swap, dismiss = (
+            gr.Button(size="sm", visible=False, scale=0, min_width=width, elem_id=id)
+            for id, width in (("take-offer", 200), ("swap", 200), ("dismiss", 110))
         )
     chat, status, notice = draw_conversation("text")
     with gr.Row(elem_id="composer"):
@@ -90,7 +92,7 @@ def build(desk: Desk, demo: gr.Blocks) -> ChatTab:
     settings, usual = draw_settings(desk, "text")
     tab = ChatTab(
         "text", model, state, new, chat, status, notice, prompt, send, stop, settings, usual,
-        gr.Textbox(visible=False), offer, take_offer, swap,
+        gr.Textbox(visible=False), offer, take_offer, swap, dismiss,
     )  # fmt: skip
     wire(ChatEvents(desk), tab, demo)
     return tab

@@ -9,7 +9,9 @@ import gradio as gr
 
 from configs.schema import AppConfig, ModelKind
 from engines.library import Library
+from engines.probe import looked_at, process_memory
 from engines.runner import Runner
+from engines.watch import MemoryWatch
 from engines.worker import Worker
 from interface.answers import Answers
 from interface.downloads import Downloads
@@ -36,6 +38,7 @@ class Desk:
     downloads: Downloads
     loads: Loads
     uploads: Uploads
+    memory: MemoryWatch
 
     @classmethod
     def open(cls, library: Library) -> Desk:
@@ -46,7 +49,10 @@ class Desk:
         store = Store(config.data / "conversations.sqlite3", images)
         store.settle()
         uploads = Uploads(config.uploads, config.data / "uploads", images)
-        return cls(config, library, runner, store, Answers(runner, store), Downloads(library), Loads(runner), uploads)
+        memory = MemoryWatch(runner.status, looked_at, process_memory)
+        return cls(
+            config, library, runner, store, Answers(runner, store), Downloads(library), Loads(runner), uploads, memory
+        )
 
     def first_model(self, kind: ModelKind) -> str:
         """The model that a tab opens with: the configured one if it is of that kind, or the catalogue's first."""
@@ -65,6 +71,7 @@ class Desk:
     def close(self) -> None:
         """Ends everything: answers are cut and written, no process stays."""
         self.downloads.close()
+        self.memory.close()
         self.runner.close()
         self.answers.close()
         self.store.close()

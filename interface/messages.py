@@ -125,10 +125,12 @@ def _worded(code: str, facts: Mapping[str, Any], lang: Lang) -> dict[str, Any]:
     if code == "download_failed":
         words["source"] = t(f"models.source_{facts['source']}", lang)
         words["reason"] = t(f"reason.{facts['kind']}", lang)
-    if code == "model_corrupt" and f"problem.{facts['problem']}" in texts(lang):
+    if code in ("model_corrupt", "model_unsupported") and f"problem.{facts['problem']}" in texts(lang):
         words["problem"] = t(f"problem.{facts['problem']}", lang, **facts)
     if code == "image_rejected":
         words["reason"] = t(f"image.{facts['reason']}", lang, **facts)
+    if code == "model_refused":
+        words["why"] = explain({"code": facts["cause"], "facts": facts["facts"]}, lang).body
     if code == "model_missing":
         words["tried"] = "".join(f" {_tried(one, lang)}" for one in facts.get("tried", ()))
     if code == "not_enough_memory":

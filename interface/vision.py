@@ -13,7 +13,7 @@ LONG_PASTE = 10**6
 """Characters: Gradio turns a pasted text that is longer into a file, which here is for images."""
 
 
-def build(desk: Desk, demo: gr.Blocks, tab: gr.Tab) -> None:
+def build(desk: Desk, demo: gr.Blocks, tab: gr.Tab) -> Talk:
     """Draws the tab and wires it."""
     with gr.Row(elem_id="image-chat-head"):
         model, state, new = draw_head(desk, "vision")
@@ -50,3 +50,4 @@ def build(desk: Desk, demo: gr.Blocks, tab: gr.Tab) -> None:
     is_open = gr.State(False)
     photograph.click(events.camera, [is_open], [place, is_open], **QUIET)
     camera.input(events.taken, [prompt, camera], [prompt, camera, place, is_open], **QUIET)
+    return talk
