@@ -60,9 +60,8 @@ def describe(text: str, config: AppConfig, preferences: Preferences, known: Sequ
     """
     name = text.strip().strip("\"'")
     path = Path(os.path.expanduser(name))
-    is_path = path.is_absolute() or os.path.exists(path)
-    found = None if is_path else REPOSITORY.fullmatch(name)
-    if not is_path and (found is None or set(found[1]) <= {".", "/"}):
+    found = None if path.is_absolute() else REPOSITORY.fullmatch(name)
+    if not path.is_absolute() and (found is None or set(found[1]) <= {".", "/"}):
         raise NameInvalid(name=name)
     try:
         if found is None:

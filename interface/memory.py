@@ -85,7 +85,7 @@ class MemoryEvents:
 def build(desk: Desk) -> MemoryPanel:
     """Draws the panel."""
     events, first = MemoryEvents(desk), desk.first_model("text")
-    with gr.Column(elem_id="memory", elem_classes="card"):
+    with gr.Column(elem_id="memory", elem_classes="sheet"):
         gr.Markdown(label("memory.title"), elem_classes="section")  # type: ignore[arg-type]
         body = gr.HTML(elem_id="memory-now")
         with gr.Row(elem_id="memory-act"):

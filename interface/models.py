@@ -75,13 +75,13 @@ class ModelEvents:
 
 
 def build(desk: Desk) -> ModelsTab:
-    """Draws the tab: memory, where models come from, one card for each, and a box that adds one."""
+    """Draws the tab: memory, a card for each model, a box that adds one, and where models come from."""
     gr.Markdown(label("models.intro"))  # type: ignore[arg-type]
     timer, listed = gr.Timer(BUSY_TICK, render=False), gr.State(CardEvents(desk).listed())
     panel = memory.build(desk)
-    source = sources.build_source()
     line, shelf = gr.HTML(elem_id="disk-line"), gr.HTML(elem_id="cards", js_on_load=PRESSED)
-    return ModelsTab(panel, source, line, shelf, sources.build_add(), timer, listed)
+    adding = sources.build_add()
+    return ModelsTab(panel, sources.build_source(), line, shelf, adding, timer, listed)
 
 
 def wire(desk: Desk, tab: ModelsTab, chat: ChatTab, images: Talk, models_tab: gr.Tab, others: list[gr.Tab]) -> None:

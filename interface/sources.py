@@ -81,7 +81,7 @@ class SourceEvents:
 
 def build_source() -> SourceParts:
     """Draws the choice of source."""
-    with gr.Column(elem_id="sources", elem_classes="card"):
+    with gr.Column(elem_id="sources", elem_classes="sheet"):
         gr.Markdown(label("sources.title"), elem_classes="section")  # type: ignore[arg-type]
         options = [(label(f"sources.{one}"), one) for one in CHOICES]
         choice = gr.Radio(options, value="auto", label=label("sources.title"), show_label=False, elem_id="source")
@@ -97,7 +97,7 @@ def build_source() -> SourceParts:
 
 def build_add() -> AddParts:
     """Draws the box that adds a model."""
-    with gr.Column(elem_id="add", elem_classes="card"):
+    with gr.Column(elem_id="add", elem_classes="sheet"):
         gr.Markdown(label("sources.add_title"), elem_classes="section")  # type: ignore[arg-type]
         gr.Markdown(label("sources.add_hint"), elem_classes="facts")  # type: ignore[arg-type]
         with gr.Row():
