@@ -43,7 +43,7 @@ def build(desk: Desk) -> gr.Blocks:
                 images = vision.build(desk, demo, image_tab)
             with gr.Tab(label("models.tab"), id="models", elem_id="models-tab") as models_tab:
                 shelf = models.build(desk)
-        models.wire(desk, shelf, talk, images, models_tab, [chat_tab, image_tab])
+        models.wire(desk, shelf, talk, images, models_tab, [chat_tab, image_tab], demo, FROM_ADDRESS)
         for tab in (chat_tab, image_tab, models_tab):
             tab.select(None, None, None, js=TO_ADDRESS % tab.id, **QUIET)
         demo.load(opened_tab, gr.Textbox(visible=False), tabs, js=FROM_ADDRESS, **QUIET)

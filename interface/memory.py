@@ -98,7 +98,13 @@ def build(desk: Desk) -> MemoryPanel:
     return MemoryPanel(body, model, act, news, gr.Timer(EVERY, active=False, render=False))
 
 
-def wire(desk: Desk, panel: MemoryPanel, tab: gr.Tab, others: list[gr.Tab], listed: gr.State) -> None:
+def wire(
+    desk: Desk,
+    panel: MemoryPanel,
+    tab: gr.Tab,
+    others: list[gr.Tab],
+    listed: gr.State,
+) -> None:
     """Looks while `tab` is open, and not while one of the `others` is."""
     events, model = MemoryEvents(desk), [panel.model]
     shown = [panel.body, panel.act, panel.news]

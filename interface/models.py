@@ -84,8 +84,20 @@ def build(desk: Desk) -> ModelsTab:
     return ModelsTab(panel, sources.build_source(), line, shelf, adding, timer, listed)
 
 
-def wire(desk: Desk, tab: ModelsTab, chat: ChatTab, images: Talk, models_tab: gr.Tab, others: list[gr.Tab]) -> None:
-    """Connects the tab, the chat's head and the timer that keeps both fresh."""
+def wire(
+    desk: Desk,
+    tab: ModelsTab,
+    chat: ChatTab,
+    images: Talk,
+    models_tab: gr.Tab,
+    others: list[gr.Tab],
+    demo: gr.Blocks,
+    from_address: str,
+) -> None:
+    """Connects the tab, the chat's head and the timer that keeps both fresh.
+
+    `from_address` is JavaScript for the name of the tab that a page opens with.
+    """
     events = ModelEvents(desk)
     for timer in (tab.timer, tab.memory.timer):
         timer.render()  # outside of the tab, whose parts are not there before it was opened
@@ -101,9 +113,11 @@ def wire(desk: Desk, tab: ModelsTab, chat: ChatTab, images: Talk, models_tab: gr
     refreshed(chat.take_offer.click(events.offered, [chat.model], [chat.model, *chat.settings], **QUIET))
     refreshed(chat.swap.click(events.swap, [chat.model], None, **QUIET))
     refreshed(chat.dismiss.click(events.dismiss, None, None, **QUIET))
-    refreshed(sources.wire(desk, tab.source, tab.adding, models_tab))
+    refreshed(sources.wire(desk, tab.source, tab.adding, models_tab, demo))
     _wire_cards(desk, tab, refreshed, models_tab)
     memory.wire(desk, tab.memory, models_tab, others, tab.listed)
+    named = gr.Textbox(visible=False)
+    demo.load(lambda name: gr.Timer(active=name == models_tab.id), named, tab.memory.timer, js=from_address, **QUIET)
     pickers = [chat.model, images.model]
     tab.listed.change(events.pickers, pickers, pickers, **QUIET)
 

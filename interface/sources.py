@@ -110,10 +110,11 @@ def build_add() -> AddParts:
     return AddParts(name, add, news)
 
 
-def wire(desk: Desk, source: SourceParts, adding: AddParts, tab: gr.Tab) -> Any:
+def wire(desk: Desk, source: SourceParts, adding: AddParts, tab: gr.Tab, demo: gr.Blocks) -> Any:
     """Connects both; the event after which the list of models may be another."""
     events = SourceEvents(desk)
-    tab.select(events.now, None, [source.choice, source.row, source.mirror, source.notice], **QUIET)
+    for looked in (tab.select, demo.load):
+        looked(events.now, None, [source.choice, source.row, source.mirror, source.notice], **QUIET)
     source.choice.input(events.choose, [source.choice, source.mirror], [source.row, source.notice], **QUIET)
     gr.on([source.use.click, source.mirror.submit], events.use_mirror, [source.mirror], source.notice, **QUIET)
     asked = [adding.add.click, adding.name.submit]
