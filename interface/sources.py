@@ -84,7 +84,7 @@ def build_source() -> SourceParts:
     with gr.Column(elem_id="sources", elem_classes="sheet"):
         gr.Markdown(label("sources.title"), elem_classes="section")  # type: ignore[arg-type]
         options = [(label(f"sources.{one}"), one) for one in CHOICES]
-        choice = gr.Radio(options, value="auto", label=label("sources.title"), show_label=False, elem_id="source")
+        choice = gr.Radio(options, value="auto", label=label("sources.choice"), show_label=False, elem_id="source")
         with gr.Row(visible=False, elem_id="mirror-row") as row:
             mirror = gr.Textbox(
                 label=label("sources.address"), show_label=False, container=False, placeholder="https://hf-mirror.com",

@@ -22,6 +22,13 @@ def state(page: Page, model: str = ID) -> str:
     return f"#card-{model} .state"
 
 
+def opened(page: Page, tab: str = "Models") -> Page:
+    """The models tab, alive."""
+    page.get_by_role("tab", name=tab).click()
+    expect(page.locator("#memory").get_by_role("table")).to_be_visible()
+    return page
+
+
 def answering(page: Page, asked: list[str]) -> None:
     """Whatever the page asks is agreed to."""
 
@@ -41,7 +48,7 @@ def test_a_model_by_its_id_from_a_mirror_paused_over_a_restart_loaded_deleted_an
         hub.fault("stall")
         settings = {"SHUSHENG_FOLDERS": str(embedded_models), "HF_ENDPOINT": "", "MODELSCOPE_ENDPOINT": hub.url + "/no"}
         app = Served(tmp_path / "data", environ=settings)
-        page = open_page(f"{app.url}?tab=models")
+        page = opened(open_page(app.url))
         page.get_by_label("A mirror of Hugging Face").check()
         address = page.locator("#mirror textarea, #mirror input").first
         address.fill("ftp://example.org")
@@ -65,7 +72,7 @@ def test_a_model_by_its_id_from_a_mirror_paused_over_a_restart_loaded_deleted_an
         assert app.stop() == 0, app.output
 
         app = Served(tmp_path / "data", environ=settings)
-        page, asked = open_page(f"{app.url}?tab=models"), []
+        page, asked = opened(open_page(app.url)), []
         answering(page, asked)
         expect(page.locator(state(page))).to_have_text(re.compile(r"paused, \d+ %"))
         expect(page.get_by_label("A mirror of Hugging Face")).to_be_checked()
@@ -93,7 +100,7 @@ def test_a_folder_that_is_not_a_model_is_refused_and_one_that_is_can_be_chosen(
     fake: Served, open_page: OpenPage, tmp_path: Path
 ) -> None:
     folder = make_internlm2(tmp_path / "mine")
-    page, asked = open_page(f"{fake.url}?tab=models", locale="zh-CN", viewport=NARROW), []
+    page, asked = opened(open_page(fake.url, locale="zh-CN", viewport=NARROW), "模型"), []
     answering(page, asked)
     box, news = page.locator("#add-name textarea, #add-name input").first, page.locator("#add-news")
     add = page.get_by_role("button", name="添加", exact=True)
@@ -125,7 +132,8 @@ def test_a_folder_that_is_not_a_model_is_refused_and_one_that_is_can_be_chosen(
 def test_who_holds_the_memory_is_drawn_and_told_and_models_are_loaded_and_unloaded_there(
     fake: Served, open_page: OpenPage
 ) -> None:
-    page = open_page(f"{fake.url}?tab=models")
+    page = open_page(fake.url)
+    page.goto(f"{fake.url}?tab=models")
     panel, button = page.locator("#memory"), page.locator("#memory-button")
     expect(panel.get_by_role("table")).to_contain_text("free")
     expect(panel.get_by_role("img", name=re.compile("last 5 minutes: .* in use"))).to_be_visible()
