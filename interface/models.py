@@ -113,7 +113,7 @@ def wire(
     refreshed(chat.take_offer.click(events.offered, [chat.model], [chat.model, *chat.settings], **QUIET))
     refreshed(chat.swap.click(events.swap, [chat.model], None, **QUIET))
     refreshed(chat.dismiss.click(events.dismiss, None, None, **QUIET))
-    refreshed(sources.wire(desk, tab.source, tab.adding, models_tab, demo))
+    refreshed(sources.wire(desk, tab.source, tab.adding, demo))
     _wire_cards(desk, tab, refreshed, models_tab)
     memory.wire(desk, tab.memory, models_tab, others, tab.listed)
     named = gr.Textbox(visible=False)

@@ -74,7 +74,7 @@ class SourceEvents:
         try:
             spec = self._desk.library.add(name)
         except AppError as error:
-            yield gr.skip(), f'<div role="alert">{notice_html(explain(error, lang))}</div>'
+            yield gr.skip(), notice_html(explain(error, lang))
         else:
             yield "", news_html(t("sources.added", lang, title=spec.title, size=spec.disk))
 
@@ -110,11 +110,10 @@ def build_add() -> AddParts:
     return AddParts(name, add, news)
 
 
-def wire(desk: Desk, source: SourceParts, adding: AddParts, tab: gr.Tab, demo: gr.Blocks) -> Any:
+def wire(desk: Desk, source: SourceParts, adding: AddParts, demo: gr.Blocks) -> Any:
     """Connects both; the event after which the list of models may be another."""
     events = SourceEvents(desk)
-    for looked in (tab.select, demo.load):
-        looked(events.now, None, [source.choice, source.row, source.mirror, source.notice], **QUIET)
+    demo.load(events.now, None, [source.choice, source.row, source.mirror, source.notice], **QUIET)
     source.choice.input(events.choose, [source.choice, source.mirror], [source.row, source.notice], **QUIET)
     gr.on([source.use.click, source.mirror.submit], events.use_mirror, [source.mirror], source.notice, **QUIET)
     asked = [adding.add.click, adding.name.submit]

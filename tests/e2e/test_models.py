@@ -26,6 +26,8 @@ def opened(page: Page, tab: str = "Models") -> Page:
     """The models tab, alive."""
     page.get_by_role("tab", name=tab).click()
     expect(page.locator("#memory").get_by_role("table")).to_be_visible()
+    expect(page.locator("#card-internlm2-chat-1_8b .plan")).to_be_visible()
+    expect(page.locator("#memory-button")).not_to_have_text("…")
     return page
 
 
