@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -43,6 +44,15 @@ def load_config(
 def load_catalogue(file: Path = HERE / "models.toml") -> Catalogue:
     """The models the app knows. Raises ConfigError like load_config."""
     return _validated(Catalogue, _read(file), file.name)
+
+
+def catalogue_of(file: Path) -> Catalogue:
+    """The models that a person has added, which the app keeps as JSON. Raises ConfigError like load_config."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError("config_syntax", file=file.name, detail=str(error)) from None
+    return _validated(Catalogue, data if isinstance(data, dict) else {"models": data}, file.name)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
+from pydantic import StringConstraints
 
 Lang = Literal["auto", "en", "zh"]
 SourceKind = Literal["local", "modelscope", "huggingface", "pypi"]
@@ -161,7 +162,7 @@ class Source(Strict):
 class ModelSpec(Strict):
     """One entry of the catalogue. `download` is the transfer's size, `disk` what it takes when it is ready."""
 
-    id: str
+    id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$")]  # names a folder, and a page's element
     title: str
     kind: ModelKind
     architecture: Architecture
@@ -179,6 +180,8 @@ class ModelSpec(Strict):
     """Of the decoder's linear layers; embeddings, output and vision tower stay in 16 bits."""
     demo: bool = False
     """A model that is here to show the app at work, not to be relied on; said wherever it is named."""
+    added: bool = False
+    """By the person, on the page; kept in the data folder."""
 
     def source(self, kind: SourceKind) -> Source | None:
         return next((source for source in self.sources if source.kind == kind), None)

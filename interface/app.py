@@ -47,8 +47,8 @@ def build(desk: Desk) -> gr.Blocks:
             with gr.Tab(label("vision.tab"), id="images", elem_id="image-tab", scale=1) as image_tab:
                 image_talk = vision.build(desk, demo, image_tab, side)
             with gr.Tab(label("models.tab"), id="models", elem_id="models-tab") as models_tab:
-                cards = models.build(desk)
-        models.wire(desk, cards, talk, [chat_tab, models_tab])
+                shelf = models.build(desk)
+        models.wire(desk, shelf, talk, image_talk, models_tab, [chat_tab, image_tab], demo, FROM_ADDRESS)
         sidebar.wire(desk, side, demo, tabs, [event for one in (talk, image_talk) for event in one.changed])
         preferences.wire(chosen, [talk, image_talk], demo)
         for tab in (chat_tab, image_tab, models_tab):

@@ -82,6 +82,7 @@ class ChatTab(Talk):
     offer: gr.HTML
     take_offer: gr.Button
     swap: gr.Button
+    dismiss: gr.Button
 
 
 def build(desk: Desk, demo: gr.Blocks, side: Side) -> ChatTab:
@@ -90,8 +91,9 @@ def build(desk: Desk, demo: gr.Blocks, side: Side) -> ChatTab:
         model, state, new = draw_head(desk, "text")
     with gr.Row(elem_id="offer-row"):
         offer = gr.HTML(elem_id="offer", visible=False)
-        take_offer, swap = (
-            gr.Button(size="sm", visible=False, scale=0, min_width=200, elem_id=id) for id in ("take-offer", "swap")
+        take_offer, swap, dismiss = (
+            gr.Button(size="sm", visible=False, scale=0, min_width=width, elem_id=id)
+            for id, width in (("take-offer", 200), ("swap", 200), ("dismiss", 110))
         )
     chat, status, notice, feet, meter = draw_conversation("text")
     with gr.Row(elem_id="composer"):
@@ -108,7 +110,7 @@ def build(desk: Desk, demo: gr.Blocks, side: Side) -> ChatTab:
     drawer = draw_settings(desk, "text")
     tab = ChatTab(
         "text", model, state, new, chat, status, notice, prompt, send, stop, *drawer, feet, meter,
-        gr.Textbox(visible=False), offer, take_offer, swap,
+        gr.Textbox(visible=False), offer, take_offer, swap, dismiss,
     )  # fmt: skip
     wire(ChatEvents(desk), tab, demo, side)
 

@@ -292,4 +292,9 @@ def usual_settings(spec: ModelSpec) -> tuple[Any, ...]:
 def choices(desk: Desk, kind: ModelKind, also: ModelSpec | None = None) -> list[tuple[Any, str]]:
     """The picker's models: those of a kind, and the one that a conversation happens to be held with."""
     specs = [spec for spec in desk.library.catalogue.models if spec.kind == kind or spec == also]
-    return [(f"{spec.title} · {label('models.demo')}" if spec.demo else spec.title, spec.id) for spec in specs]
+    return [marked(spec) for spec in specs]
+
+
+def marked(spec: ModelSpec) -> tuple[Any, str]:
+    """A model as a picker names it."""
+    return f"{spec.title} · {label('models.demo')}" if spec.demo else spec.title, spec.id

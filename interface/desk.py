@@ -9,7 +9,9 @@ import gradio as gr
 
 from configs.schema import AppConfig, ModelKind
 from engines.library import Library
+from engines.probe import looked_at, process_memory
 from engines.runner import Runner
+from engines.watch import MemoryWatch
 from engines.worker import Worker
 from interface.answers import Answers
 from interface.downloads import Downloads
@@ -39,6 +41,7 @@ class Desk:
     downloads: Downloads
     loads: Loads
     uploads: Uploads
+    memory: MemoryWatch
 
     @classmethod
     def open(cls, library: Library) -> Desk:
@@ -52,7 +55,8 @@ class Desk:
         index.purge()
         uploads = Uploads(config.uploads, config.data / "uploads", images)
         answers = Answers(runner, store)
-        return cls(config, library, runner, store, index, answers, Downloads(library), Loads(runner), uploads)
+        memory = MemoryWatch(runner.status, looked_at, process_memory)
+        return cls(config, library, runner, store, index, answers, Downloads(library), Loads(runner), uploads, memory)
 
     def first_model(self, kind: ModelKind) -> str:
         """The model that a tab opens with: the configured one if it is of that kind, or the catalogue's first."""
@@ -71,6 +75,7 @@ class Desk:
     def close(self) -> None:
         """Ends everything: answers are cut and written, no process stays."""
         self.downloads.close()
+        self.memory.close()
         self.runner.close()
         self.answers.close()
         self.store.close()

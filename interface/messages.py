@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -129,31 +129,44 @@ def _worded(code: str, facts: Mapping[str, Any], lang: Lang) -> dict[str, Any]:
     words = dict(facts)
     if "stage" in facts:
         words["doing"] = t("doing.answer" if facts["stage"] == "answer" else "doing.load", lang)
-    if code == "engine_died":
-        words["how"] = t("how.signal" if facts.get("signal") else "how.exit", lang, **facts)
-    if code == "download_failed":
-        words["source"] = t(f"models.source_{facts['source']}", lang)
-        words["reason"] = t(f"reason.{facts['kind']}", lang)
-    if code == "model_corrupt" and f"problem.{facts['problem']}" in texts(lang):
-        words["problem"] = t(f"problem.{facts['problem']}", lang, **facts)
-    if code == "image_rejected":
-        words["reason"] = t(f"image.{facts['reason']}", lang, **facts)
-    if code == "import_rejected":
-        if "image" in facts:
-            words["why"] = t(f"image.{facts['image']['reason']}", lang, **facts["image"])
-        words["reason"] = t(f"import.{facts['reason']}", lang, **words)
-    if code == "not_saved":
-        words["reason"] = t(f"storage.{facts['kind']}", lang)
-    if code == "data_in_use":
-        words["where"] = facts["address"] or t("app.starting", lang)
-    if code == "model_missing":
-        words["tried"] = "".join(f" {_tried(one, lang)}" for one in facts.get("tried", ()))
-    if code == "not_enough_memory":
-        plan = plan_dict(facts["plan"]) if isinstance(facts["plan"], MemoryPlan) else facts["plan"]
-        words["model"] = plan["model"]
-        words["reasons"] = sentences(plan_notes(plan["reasons"], lang), lang)
-        words["remedies"] = sentences(plan_notes(plan["remedies"], lang), lang)
-    return words
+    more = _WORDED.get(code)
+    return words | (more(facts, lang) if more is not None else {})
+
+
+def _problem(facts: Mapping[str, Any], lang: Lang) -> dict[str, str]:
+    key = f"problem.{facts['problem']}"
+    return {"problem": t(key, lang, **facts)} if key in texts(lang) else {}
+
+
+def _import(facts: Mapping[str, Any], lang: Lang) -> dict[str, str]:
+    image = facts.get("image")
+    why = {"why": t(f"image.{image['reason']}", lang, **image)} if image else {}
+    return {"reason": t(f"import.{facts['reason']}", lang, **facts, **why)}
+
+
+def _plan(facts: Mapping[str, Any], lang: Lang) -> dict[str, str]:
+    plan = plan_dict(facts["plan"]) if isinstance(facts["plan"], MemoryPlan) else facts["plan"]
+    reasons, remedies = (sentences(plan_notes(plan[key], lang), lang) for key in ("reasons", "remedies"))
+    return {"model": plan["model"], "reasons": reasons, "remedies": remedies}
+
+
+_WORDED: dict[str, Callable[[Mapping[str, Any], Lang], dict[str, str]]] = {
+    "engine_died": lambda facts, lang: {"how": t("how.signal" if facts.get("signal") else "how.exit", lang, **facts)},
+    "download_failed": lambda facts, lang: {
+        "source": t(f"models.source_{facts['source']}", lang),
+        "reason": t(f"reason.{facts['kind']}", lang),
+    },
+    "model_corrupt": _problem,
+    "model_unsupported": _problem,
+    "image_rejected": lambda facts, lang: {"reason": t(f"image.{facts['reason']}", lang, **facts)},
+    "import_rejected": _import,
+    "not_saved": lambda facts, lang: {"reason": t(f"storage.{facts['kind']}", lang)},
+    "data_in_use": lambda facts, lang: {"where": facts["address"] or t("app.starting", lang)},
+    "model_refused": lambda facts, lang: {"why": explain({"code": facts["cause"], "facts": facts["facts"]}, lang).body},
+    "model_missing": lambda facts, lang: {"tried": "".join(f" {_tried(one, lang)}" for one in facts.get("tried", ()))},
+    "not_enough_memory": _plan,
+}
+"""What an error's code needs besides its facts."""
 
 
 def _tried(one: tuple[str, str, Mapping[str, Any]], lang: Lang) -> str:

@@ -11,19 +11,27 @@ from typing import Any
 import gradio as gr
 
 from configs.schema import Catalogue, ModelSpec
+from engines import disk
+from engines.probe import device_memory
 from interface.chat_events import choices, usual_settings
 from interface.desk import Desk
 from interface.i18n import Lang, t
 from interface.messages import plan_notes
-from interface.plans import offer_html
+from interface.plans import first_run_html, offer_html
 from interface.shelf import Shelf
+
+ASSUMED_SPEED = 10 * 2**20
+"""Bytes per second: said with the time that it gives, where nothing has been measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A model to be offered in the place of the chosen one; `swap` where making room for that is the other choice."""
+    """A model to be offered in the place of the chosen one; `swap` where making room for that is the other choice.
 
-    model: ModelSpec
+    None is for a machine on which no other model fits.
+    """
+
+    model: ModelSpec | None
     stands_in: bool = False
     swap: bool = False
 
@@ -35,35 +43,31 @@ class Offers:
         self._desk, self._shelf = desk, Shelf(desk)
 
     def shown(self, chosen: str, lang: Lang) -> list[Any]:
-        """-> offer, its button, the swap's button."""
+        """-> offer, its button, the swap's button, the one that dismisses it."""
         offer = self.of(chosen)
         if offer is None:
-            return [gr.update(visible=False)] * 3
-        words = self._stand_in(chosen, offer, lang) if offer.stands_in else self._better(offer, lang)
-        state, spec = self._shelf.state(offer.model.id), offer.model
-        if offer.stands_in:
-            button = gr.update(visible=True, value=t("offer.answer_with_it", lang))
-        elif state == "absent":
-            button = gr.update(
-                visible=True, value=t("models.download_size", lang, title=spec.title, size=spec.download)
-            )
-        else:
-            button = gr.update(visible=state != "downloading", value=t("models.use", lang))
-        news = self._shelf.news(spec.id, lang)
+            return [gr.update(visible=False)] * 4
+        spec = offer.model
+        news = self._shelf.news(spec.id, lang) if spec is not None else ""
+        body = (
+            offer_html(self._stand_in(chosen, spec, offer.swap, lang), news, lang) if offer.stands_in and spec else ""
+        )
         return [
-            gr.update(visible=True, value=offer_html(words, news, lang)),
-            button,
+            gr.update(visible=True, value=body or first_run_html(self._first_run(spec, lang), news, lang)),
+            gr.update(visible=False) if spec is None else self._take_button(spec, offer.stands_in, lang),
             gr.update(visible=offer.swap, value=t("offer.swap", lang)),
+            gr.update(visible=not offer.stands_in, value=t("first.dismiss", lang)),
         ]
 
     def take(self, chosen: str) -> tuple[Any, ...]:
         """-> model, *its settings: the offered one if it is here; if not, its download begins."""
         offer = self.of(chosen)
-        if offer is not None and self._desk.library.folder(offer.model.id) is not None:
+        if offer is None or offer.model is None:
+            return (gr.skip(),) * 7
+        if self._desk.library.folder(offer.model.id) is not None:
             picker = gr.update(choices=choices(self._desk, "text", offer.model), value=offer.model.id)
             return picker, *usual_settings(offer.model)
-        if offer is not None:
-            self._desk.downloads.start(offer.model.id)
+        self._desk.downloads.start(offer.model.id)
         return (gr.skip(),) * 7
 
     def swap(self, chosen: str) -> None:
@@ -80,25 +84,55 @@ class Offers:
                     if verdict != "load":
                         here = self._shelf.state(chosen) == "ready"
                         return Offer(resident, stands_in=True, swap=here and verdict == "unload_first")
-        if not spec.demo:
+        if not spec.demo or self._desk.library.preferred.now.welcomed:
             return None
         real = (one for one in self._desk.library.catalogue.models if one.kind == "text" and not one.demo)
         found = next((one for one in real if self._shelf.plan(one).verdict != "refuse"), None)
-        return Offer(found) if found is not None else None
+        return Offer(found)
 
     # -- within -----------------------------------------------------------------------------------------------------
 
-    def _better(self, offer: Offer, lang: Lang) -> list[str]:
-        plan = self._shelf.plan(offer.model)
-        return [t("models.offer", lang, title=offer.model.title), *plan_notes(plan.reasons, lang)]
+    def _take_button(self, spec: ModelSpec, stands_in: bool, lang: Lang) -> Any:
+        state = self._shelf.state(spec.id)
+        if stands_in:
+            return gr.update(visible=True, value=t("offer.answer_with_it", lang))
+        if state in ("absent", "paused"):
+            key = "models.download_size" if state == "absent" else "models.resume_size"
+            return gr.update(visible=True, value=t(key, lang, title=spec.title, size=spec.download))
+        return gr.update(visible=state != "downloading", value=t("models.use", lang))
 
-    def _stand_in(self, chosen: str, offer: Offer, lang: Lang) -> list[str]:
+    def _first_run(self, spec: ModelSpec | None, lang: Lang) -> list[list[str]]:
+        """What this machine has, what is recommended for it, and what getting that takes."""
+        device, free = (
+            device_memory(frozenset(one.pid for one in self._shelf.residents())),
+            disk.free(self._desk.config),
+        )
+        machine = [t("first.machine", lang, name=device.name, total=device.total, free=device.free)]
+        if device.kind == "cuda":
+            machine.append(t("first.host", lang, total=device.host_total, free=device.host_free))
+        machine.append(t("first.disk", lang, free=free))
+        if spec is None:
+            return [machine, [t("first.nothing_fits", lang)]]
+        parts = [
+            machine,
+            [t("models.offer", lang, title=spec.title), *plan_notes(self._shelf.plan(spec).reasons, lang)],
+        ]
+        if self._shelf.state(spec.id) == "absent":
+            measured = self._desk.library.preferred.now.speed
+            speed = measured or ASSUMED_SPEED
+            key = "first.takes_measured" if measured else "first.takes_assumed"
+            parts.append([t(key, lang, size=spec.download, speed=speed, seconds=spec.download / speed)])
+            if free < spec.download:
+                parts[-1].append(t("first.disk_short", lang, missing=spec.download - free))
+        return parts
+
+    def _stand_in(self, chosen: str, model: ModelSpec, swap: bool, lang: Lang) -> list[str]:
         library = self._desk.library
-        language = language_part(offer.model, library.catalogue)
+        language = language_part(model, library.catalogue)
         part = language.title if language is not None else ""
-        words = [t("offer.stand_in", lang, title=offer.model.title, language=part)]
-        if offer.swap:
-            there, back = library.load_seconds(chosen), library.load_seconds(offer.model.id)
+        words = [t("offer.stand_in", lang, title=model.title, language=part)]
+        if swap:
+            there, back = library.load_seconds(chosen), library.load_seconds(model.id)
             title = library.spec(chosen).title
             if there is None:
                 words.append(t("offer.swap_unknown", lang, title=title))

@@ -12,11 +12,11 @@ from interface.chat import Talk
 from interface.chat_events import ChatEvents
 from interface.desk import QUIET, Desk, label
 from interface.i18n import Lang, t
-from interface.plans import plan_html, state_html
+from interface.plans import plan_html
 from interface.shelf import Buttons
 
 TICK = 0.5
-BUTTONS = ("download", "cancel", "load", "anyway")
+BUTTONS = ("download", "resume", "pause", "cancel", "load", "anyway")
 REMEDIES = 3
 
 
@@ -42,6 +42,7 @@ class PanelEvents(Buttons):
     def refresh(self, request: gr.Request, model: str) -> list[Any]:
         """-> state, body, buttons, remedies' buttons and actions, unload, timer."""
         lang, busy = self._desk.lang(request), self._shelf.busy  # asked first: what ends from here on is still shown
+        model = self._shelf.known(model, self._talk.kind)
         state, spec = self._shelf.state(model), self._desk.library.spec(model)
         loaded, plan = state == "loaded", self._shelf.plan(spec)
         doable = [note for note in plan.remedies if self._action(note)][:REMEDIES]
@@ -50,13 +51,15 @@ class PanelEvents(Buttons):
         refused = plan.verdict == "refuse"
         seen = (
             state == "absent",
-            state == "downloading",
+            state == "paused",
+            state == "downloading" and self._shelf.pausable(model),
+            state in ("downloading", "paused"),
             state == "ready" and not refused,
             state == "ready" and refused,
         )
-        pressing = doable if state in ("ready", "absent") else []
+        pressing = doable if state in ("ready", "absent", "paused") else []
         return [
-            state_html(state, lang),
+            self._shelf.how(model, lang),
             gr.update(value="" if loaded else body, visible=not loaded),
             *(gr.update(visible=one) for one in seen),
             *(self._button(note, lang) for note in pressing),
@@ -99,7 +102,7 @@ def build(kind: str, unload: gr.Button) -> Panel:
             buttons = [
                 gr.Button(
                     label(f"models.{name}"), size="sm", visible=False, scale=0, min_width=110,
-                    variant="primary" if name in ("load", "download") else "secondary",
+                    variant="primary" if name in ("load", "download", "resume") else "secondary",
                 )
                 for name in BUTTONS
             ]  # fmt: skip
@@ -122,7 +125,9 @@ def wire(desk: Desk, panel: Panel, talk: Talk, talk_events: ChatEvents, tab: gr.
     talk.model.change(events.refresh, model, shown, **QUIET)
     tab.select(events.refresh, model, shown, **QUIET)
     for button, handler in zip(
-        panel.buttons, (events.download, events.cancel, events.load, events.anyway), strict=True
+        panel.buttons,
+        (events.download, events.download, events.pause, events.cancel, events.load, events.anyway),
+        strict=True,
     ):
         refreshed(button.click(handler, model, None, **QUIET))
     refreshed(panel.unload.click(events.unload, model, None, **QUIET))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from pathlib import Path
 
 from configs.schema import ModelSpec
 from engines.acquire import Progress
@@ -12,20 +13,30 @@ from interface.i18n import Lang, bytes_text, t
 from interface.messages import need_parts, plan_notes, progress_text, sentences
 
 
-def card_html(spec: ModelSpec, state: str, plan: str, news: str, lang: Lang) -> str:
-    """A model: what it is, how it is, and what the guard says of it here."""
-    demo = f' <span class="badge">{t("models.demo", lang)}</span>' if spec.demo else ""
-    facts = " · ".join(
-        (
-            t("models.disk", lang, disk=spec.disk),
-            t("models.window", lang, window=spec.window),
-            t("models.licence", lang, licence=spec.licence),
-        )
+def card_html(spec: ModelSpec, state: str, plan: str, news: str, taken: int, own: Path | None, lang: Lang) -> str:
+    """A model: what it is, how it is, and what the guard says of it here.
+
+    `taken` are bytes of the data folder's disk, `own` is the folder of the person's own that it is read from.
+    """
+    badges = [t(f"models.{name}", lang) for name in ("demo", "added") if getattr(spec, name)]
+    marks = "".join(f' <span class="badge">{one}</span>' for one in badges)
+    takes = t("models.taken" if taken else "models.disk", lang, disk=taken or spec.disk)
+    facts = (
+        t(f"models.kind_{spec.kind}", lang),
+        takes if own is None else t("models.own", lang, folder=own),
+        t("models.window", lang, window=spec.window),
+        t("models.licence", lang, licence=spec.licence if spec.licence != "?" else t("models.unknown_licence", lang)),
     )
     return (
-        f'<div class="card-head"><strong>{html.escape(spec.title)}</strong>{demo}{state_html(state, lang)}</div>'
-        f'<div class="facts">{html.escape(facts)}</div>{plan}{news}'
+        f'<div class="card-head"><strong>{html.escape(spec.title)}</strong>{marks}{state}</div>'
+        f'<div class="facts">{html.escape(" · ".join(facts))}</div>'
+        f'<div class="facts">{html.escape(_sources(spec, lang))}</div>{plan}{news}'
     )
+
+
+def _sources(spec: ModelSpec, lang: Lang) -> str:
+    """Where it can be had, in words."""
+    return " · ".join(f"{t(f'models.source_{one.kind}', lang)}: {one.name}" for one in spec.sources)
 
 
 def plan_html(plan: MemoryPlan, measured: int, beside: int, lang: Lang, remedies: Sequence[Note] | None = None) -> str:
@@ -69,8 +80,17 @@ def offer_html(words: Sequence[str], news: str, lang: Lang) -> str:
     return f'<div class="offer">{html.escape(sentences(words, lang))}</div>{news}'
 
 
-def state_html(state: str, lang: Lang) -> str:
-    return f'<span class="state {state}">{t(f"models.{state}", lang)}</span>'
+def first_run_html(parts: Sequence[Sequence[str]], news: str, lang: Lang) -> str:
+    """The first run's card: a title, and a line for each part."""
+    lines = "".join(f"<li>{html.escape(sentences(part, lang))}</li>" for part in parts)
+    return f'<div class="offer first"><strong>{t("first.title", lang)}</strong><ul>{lines}</ul></div>{news}'
+
+
+def state_html(state: str, lang: Lang, percent: int | None = None) -> str:
+    word = t(f"models.{state}", lang)
+    if percent is not None:
+        word = t("models.paused_at", lang, percent=percent)
+    return f'<span class="state {state}">{word}</span>'
 
 
 def news_html(line: str) -> str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from configs.schema import ModelSpec
+from configs.schema import ModelKind, ModelSpec
+from engines.disk import HUB_KINDS
 from engines.errors import AppError
 from engines.job import Loading
 from engines.memory import MemoryPlan, Resident
 from interface.desk import Desk
 from interface.i18n import Lang, t
 from interface.messages import explain
-from interface.plans import news_html, progress_html
+from interface.plans import news_html, progress_html, state_html
 from interface.render import notice_html
 
-State = Literal["absent", "downloading", "ready", "loading", "loaded"]
+State = Literal["absent", "downloading", "paused", "ready", "loading", "loaded"]
 
 
 class Shelf:
@@ -32,7 +33,25 @@ class Shelf:
             return "loading"
         if any(one.model == model for one in status.engaged):
             return "loaded"
-        return "ready" if self._desk.library.folder(model) is not None else "absent"
+        if self._desk.library.folder(model) is not None:
+            return "ready"
+        return "paused" if self._desk.downloads.paused(model) is not None else "absent"
+
+    def how(self, model: str, lang: Lang) -> str:
+        """Its state as HTML, with how far a paused download is."""
+        state = self.state(model)
+        partial = self._desk.downloads.paused(model) if state == "paused" else None
+        return state_html(state, lang, 100 * partial.done // max(partial.total, 1) if partial is not None else None)
+
+    def known(self, model: str, kind: ModelKind) -> str:
+        """The model, or the one that a tab opens with, if another page has taken it off the list."""
+        return model if model in self._desk.library.catalogue else self._desk.first_model(kind)
+
+    def pausable(self, model: str) -> bool:
+        """Whether its download would go on where it is: pip's begins anew."""
+        download = self._desk.downloads.of(model)
+        at = download.progress if download is not None else None
+        return at is not None and at.source in HUB_KINDS and at.stage in ("downloading", "verifying")
 
     @property
     def busy(self) -> bool:
@@ -83,8 +102,21 @@ class Buttons:
     def download(self, model: str) -> None:
         self._desk.downloads.start(model)
 
+    def pause(self, model: str) -> None:
+        self._desk.downloads.pause(model)
+
     def cancel(self, model: str) -> None:
         self._desk.downloads.cancel(model)
+
+    def delete(self, model: str) -> None:
+        """Removes its files, unless it is in use: then the card goes on saying so."""
+        if self._shelf.state(model) in ("ready", "paused", "absent"):
+            self._desk.downloads.delete(model)
+
+    def remove(self, model: str) -> None:
+        """Takes an added model off the list, and deletes what was downloaded of it, unless it is in use."""
+        if self._shelf.state(model) in ("ready", "paused", "absent"):
+            self._desk.library.remove(model)
 
     def load(self, model: str) -> None:
         """Queues it, if the guard and the queue allow; what must go for it goes."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TextIO
 
-from engines.acquire import Progress, acquire
+from engines.acquire import Progress
 from engines.base import GenerationSettings, Message, Usage
 from engines.errors import AppError
 from engines.job import Delta, Job, Loading
@@ -222,7 +222,7 @@ def get(library: Library, model: str, lang: Lang, out: TextIO | None = None) -> 
     if library.folder(model) is None:
         print(t("app.fetching", lang, title=spec.title, size=spec.download), file=out, flush=True)
         with _interruptible() as interrupted:
-            acquire(spec, library.config, _ProgressLine(lang), lambda: bool(interrupted))
+            library.acquire(model, _ProgressLine(lang), lambda: bool(interrupted))
     print(t("models.done", lang, title=spec.title), file=out)
     return 0
 

@@ -78,7 +78,7 @@ def llama_config(config: dict[str, Any], dtype: torch.dtype, attention: str) -> 
             raise ModelUnsupported(file=CONFIG, problem=name)
     try:
         return LlamaConfig(
-            **_sizes(config),
+            **sizes(config),
             rope_parameters=_rope(config),
             max_position_embeddings=config.get("max_position_embeddings", 2048),
             rms_norm_eps=config.get("rms_norm_eps", 1e-6),
@@ -95,7 +95,8 @@ def llama_config(config: dict[str, Any], dtype: torch.dtype, attention: str) -> 
         raise ModelCorrupt(file=CONFIG, problem="field") from None
 
 
-def _sizes(config: dict[str, Any]) -> dict[str, int]:
+def sizes(config: dict[str, Any]) -> dict[str, int]:
+    """SIZES with `num_key_value_heads` and `head_dim`. Raises ValueError where one is missing or does not fit."""
     sizes: dict[str, Any] = {name: config.get(name) for name in SIZES}
     heads = sizes["num_attention_heads"]
     kv_heads = sizes["num_key_value_heads"] = config.get("num_key_value_heads") or heads

@@ -28,7 +28,7 @@ def test_a_fresh_app_gets_its_first_model_by_itself_and_answers(tmp_path: Path, 
     assert app.stop() == 0, app.output
 
 
-def test_progress_cancel_resume_and_a_file_that_is_not_what_it_should_be(
+def test_progress_pause_resume_and_a_file_that_is_not_what_it_should_be(
     tmp_path: Path, embedded_models: Path, open_page: OpenPage
 ) -> None:
     with Hub(REPO) as hub:
@@ -42,15 +42,17 @@ def test_progress_cancel_resume_and_a_file_that_is_not_what_it_should_be(
         card = page.locator("#card-internlm2-chat-1_8b")
         column = page.locator(".card", has=card)
         expect(card.locator(".state")).to_have_text("downloading")
-        column.get_by_role("button", name="Cancel download").click()
-        expect(card.locator(".state")).to_have_text("not downloaded")
+        column.get_by_role("button", name="Pause").click()
+        expect(card.locator(".state")).to_have_text(re.compile(r"paused, 3\d %"))
 
         hub.fault("")
-        column.get_by_role("button", name="Download", exact=True).click()
+        column.get_by_role("button", name="Resume", exact=True).click()
         # The hub's tokenizer.model is not InternLM2's: everything comes, and nothing of it is loaded.
         expect(card).to_contain_text("tokenizer.model: its checksum is wrong")
+        expect(card.locator(".state")).to_contain_text("paused")
+        assert hub.asked(WEIGHTS)[0].start > 0.3 * SIZE, "it went on where it had been paused"
+        column.get_by_role("button", name="Cancel download").click()
         expect(card.locator(".state")).to_have_text("not downloaded")
-        assert hub.asked(WEIGHTS)[0].start > 0.3 * SIZE, "it went on where it had been cancelled"
         page.context.close()
         assert app.stop() == 0, app.output
 

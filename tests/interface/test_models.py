@@ -14,6 +14,7 @@ import pytest
 from configs.load import load_catalogue, load_config
 from engines.base import GenerationSettings
 from engines.library import Library
+from interface.cards import CardEvents
 from interface.desk import Desk
 from interface.models import BUSY_TICK, IDLE_TICK, ModelEvents
 
@@ -39,7 +40,7 @@ def until(condition: Callable[[], object], seconds: float = 15) -> None:
 
 def card(desk: Desk) -> str:
     """The small model's card."""
-    return html.unescape(ModelEvents(desk).refresh(REQUEST, SMALL)[0])
+    return html.unescape(CardEvents(desk).card(desk.library.spec(SMALL), "en"))
 
 
 def tick(desk: Desk) -> float:
@@ -56,11 +57,11 @@ def answering(desk: Desk) -> str:
 
 def test_a_load_that_fails_says_why_until_one_succeeds(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_LOAD", "fake: die=SIGKILL")
-    ModelEvents(desk).load(SMALL)
+    CardEvents(desk).load(SMALL)
     until(lambda: not desk.loads.busy)
     assert "The engine stopped." in card(desk) and "here" in card(desk)
     monkeypatch.delenv("FAKE_LOAD")
-    ModelEvents(desk).load(SMALL)
+    CardEvents(desk).load(SMALL)
     until(lambda: not desk.loads.busy)
     assert "loaded" in card(desk) and "The engine stopped" not in card(desk)
 
@@ -68,7 +69,7 @@ def test_a_load_that_fails_says_why_until_one_succeeds(desk: Desk, monkeypatch: 
 def test_a_load_that_waits_is_loading_and_keeps_the_page_awake(desk: Desk) -> None:
     conversation = answering(desk)
     assert tick(desk) == IDLE_TICK
-    ModelEvents(desk).load(SMALL)
+    CardEvents(desk).load(SMALL)
     assert "state loading" in card(desk) and tick(desk) == BUSY_TICK
     answer = desk.answers.of(conversation)
     assert answer is not None
@@ -80,5 +81,5 @@ def test_a_load_that_waits_is_loading_and_keeps_the_page_awake(desk: Desk) -> No
 def test_a_load_that_the_queue_refuses_says_so(desk: Desk) -> None:
     answering(desk)
     desk.runner.unload(LARGE)
-    ModelEvents(desk).load(SMALL)
+    CardEvents(desk).load(SMALL)
     assert "Too many are waiting" in card(desk) and "state ready" in card(desk)

@@ -21,6 +21,7 @@ from interface.plans import plan_html
 from interface.shelf import Shelf
 from interface.vision_events import VisionEvents
 
+DEMO = "smollm2-135m-instruct"
 TEXT, VISION, AWQ = "internlm2-chat-1_8b", "internvl2-2b", "internvl2-2b-awq"
 
 
@@ -76,14 +77,36 @@ def test_the_loaded_vision_model_is_offered_or_the_swap_with_what_each_costs(des
     assert Offers(desk).of(TEXT) is None
     load(desk, VISION)
     offer = Offers(desk).of(TEXT)
-    assert offer and offer.model.id == VISION and offer.stands_in and offer.swap
+    assert offer and offer.model and offer.model.id == VISION and offer.stands_in and offer.swap
     card(desk).seconds = {}
     unknown = Offers(desk).shown(TEXT, lang)[0]["value"]
     card(desk).seconds = {TEXT: 12.5, VISION: 20.0}
-    body, answer, swap = Offers(desk).shown(TEXT, lang)
+    body, answer, swap, dismiss = Offers(desk).shown(TEXT, lang)
     assert "InternVL2-2B" in body["value"] and "InternLM2-Chat-1.8B" in body["value"]
     assert "12.5" in body["value"] and "20.0" in body["value"] and "12.5" not in unknown
-    assert answer["visible"] and swap["visible"]
+    assert answer["visible"] and swap["visible"] and not dismiss["visible"]
+
+
+@pytest.mark.parametrize("lang", LANGS)
+def test_the_first_runs_card_says_what_is_here_and_how_long_it_takes_until_it_is_dismissed(
+    desk: Desk, lang: Lang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk.library, "fake", False)
+    told = Offers(desk).shown(DEMO, lang)
+    body = told[0]["value"]
+    assert "InternLM2-Chat-1.8B" in body and "3.5 GiB" in body and "10.0 MiB" in body
+    assert told[1]["visible"] and told[3]["visible"] and not told[2]["visible"]
+    desk.library.preferred.change(speed=20 * 2**20)
+    assert "20.0 MiB" in Offers(desk).shown(DEMO, lang)[0]["value"]
+    desk.library.preferred.change(welcomed=True)
+    assert not any(one["visible"] for one in Offers(desk).shown(DEMO, lang))
+
+
+def test_a_machine_on_which_nothing_larger_fits_is_told_so(desk: Desk) -> None:
+    card(desk).free = GIB
+    body, take, _, dismiss = Offers(desk).shown(DEMO, "en")
+    assert "No larger model fits" in body["value"] and not take["visible"] and dismiss["visible"]
+    assert Offers(desk).take(DEMO)[0] == gr.skip()
 
 
 def test_answering_with_it_makes_it_the_conversations_model(desk: Desk) -> None:
@@ -112,7 +135,7 @@ def test_a_refusals_remedies_are_buttons_and_it_can_be_loaded_anyway(desk: Desk)
     card(desk).free = int(1.5 * GIB)
     card(desk).others = (OtherProgram(7, "game", 6 * GIB),)
     _, body, buttons, remedies, actions = panel(desk, VISION)
-    assert buttons == {"download": False, "cancel": False, "load": False, "anyway": True}
+    assert [name for name, visible in buttons.items() if visible] == ["anyway"]
     assert "Close game" in body["value"] and "Does not fit" in body["value"]
     assert all(what in ("use_model", "unload") for what, _ in actions)
     assert [one["visible"] for one in remedies] == [n < len(actions) for n in range(REMEDIES)]
