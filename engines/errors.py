@@ -9,6 +9,8 @@ AppError
     ConversationMoved       (another page has changed the conversation)
     ImageRejected           name, reason (gone | empty | too_many_bytes | too_large | too_thin | not_an_image |
                             foreign | damaged), and the reason's numbers
+    ImageNotFetched         url, reason (offline | malformed | userinfo | port | unresolved | not_public | unreachable |
+                            redirects | status | type | too_many_bytes | slow), and the reason's facts
   ModelError              something is wrong with a model's files
     ModelUnknown            model, nearest
     ModelMissing            model, tried (nothing could be had from any source)
@@ -79,6 +81,10 @@ class ConversationMoved(InputError):
 
 class ImageRejected(InputError):
     code = "image_rejected"
+
+
+class ImageNotFetched(InputError):
+    code = "image_not_fetched"
 
 
 class ModelError(AppError):

@@ -9,6 +9,7 @@ import gradio as gr
 
 from configs.errors import ConfigError
 from interface import chat, guards, models, vision
+from interface.api.routes import Api
 from interface.desk import QUIET, Desk, label
 from interface.i18n import t
 from interface.theme import CSS, head, theme, translations
@@ -76,7 +77,10 @@ def serve(desk: Desk, demo: gr.Blocks, port: int) -> str:
         css_paths=CSS,
         head=head(desk.config.interface.lang),
         i18n=translations(),
-        app_kwargs={"middleware": guards.middleware(server.host, server.allow_hosts)},
+        app_kwargs={
+            "middleware": guards.middleware(server.host, server.allow_hosts),
+            "routes": Api(desk).routes(),
+        },
     )
     host = "127.0.0.1" if server.host in ("0.0.0.0", "::") else server.host  # noqa: S104  a comparison
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

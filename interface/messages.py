@@ -129,6 +129,8 @@ def _worded(code: str, facts: Mapping[str, Any], lang: Lang) -> dict[str, Any]:
         words["problem"] = t(f"problem.{facts['problem']}", lang, **facts)
     if code == "image_rejected":
         words["reason"] = t(f"image.{facts['reason']}", lang, **facts)
+    if code == "image_not_fetched":
+        words["reason"] = t(f"fetch.{facts['reason']}", lang, **facts)
     if code == "model_missing":
         words["tried"] = "".join(f" {_tried(one, lang)}" for one in facts.get("tried", ()))
     if code == "not_enough_memory":
