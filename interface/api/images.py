@@ -54,7 +54,10 @@ class RequestImages:
 
     async def accept(self, image: ImageAt, folder: Path) -> ImagePart:
         """The image in `folder`, as the gate made it. Raises ApiError, ImageNotFetched or ImageRejected."""
-        data = _inline(image) if image.url[:5].lower() == "data:" else await self._remote.fetch(image.url)
+        if image.url[:5].lower() == "data:":
+            data = await anyio.to_thread.run_sync(_inline, image)
+        else:
+            data = await self._remote.fetch(image.url)
         return await anyio.to_thread.run_sync(self._gate, data, folder / image.where)
 
     def _gate(self, data: bytes, file: Path) -> ImagePart:

@@ -13,6 +13,9 @@ from interface.api.fields import Fields, invalid, typed
 ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 DETAILS: dict[str, Detail] = {"auto": "auto", "low": "low", "high": "high", "original": "high"}
 MOST_STOPS = 4
+MOST_MESSAGES = 2048
+MOST_TEXT = 2**20
+"""Characters, several times what any model's window holds: more would only keep an engine busy with reading it."""
 
 LABELS = (
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_options",
@@ -144,7 +147,12 @@ def _stops(fields: Fields) -> tuple[str, ...]:
 
 
 def _turns(messages: list[Any]) -> tuple[Turn, ...]:
+    if len(messages) > MOST_MESSAGES:
+        raise ApiError(400, "api.too_many_messages", "array_above_max_length", "messages", limit=MOST_MESSAGES)
     turns = [_turn(Fields(one, f"messages[{n}]")) for n, one in enumerate(messages)]
+    text = sum(len(part.text) for one in turns for part in one.parts if isinstance(part, TextPart))
+    if text > MOST_TEXT:
+        raise ApiError(400, "api.too_much_text", "context_length_exceeded", "messages", size=text, limit=MOST_TEXT)
     if not any(one.role == "user" for one in turns):
         raise ApiError(400, "api.no_question", "invalid_value", "messages")
     # Models take one system prompt, at the beginning.

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ class Api:
 
     async def _queued(self, request: Request, owner: str, most: int) -> tuple[ChatRequest, Job]:
         body = await _body(request, most)
-        asked = read_request(await anyio.to_thread.run_sync(_parsed, body))
+        asked = await anyio.to_thread.run_sync(_read, body)
         del body
         spec = await anyio.to_thread.run_sync(self._model_for, asked)
         submit = partial(self._desk.runner.submit, spec.id, settings=asked.settings(spec.defaults), owner=owner)
@@ -148,7 +149,7 @@ class Api:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         self._images.remove_after(job, folder)
-        return asked, job
+        return replace(asked, turns=()), job  # which hold the images as they were sent, some twenty megabytes each
 
     async def _messages(self, asked: ChatRequest, request: Request, folder: Path) -> list[Message]:
         images = {}
@@ -263,14 +264,15 @@ async def _body(request: Request, most: int) -> bytes:
     return bytes(data)
 
 
-def _parsed(body: bytes) -> Any:
+def _read(body: bytes) -> ChatRequest:
     def not_json(name: str) -> Any:
         raise ValueError(name)
 
     try:
-        return json.loads(body, parse_constant=not_json)
+        parsed = json.loads(body, parse_constant=not_json)
     except (ValueError, RecursionError):
         raise ApiError(400, "api.bad_json", "invalid_json") from None
+    return read_request(parsed)
 
 
 def _lang(request: Request) -> Lang:
