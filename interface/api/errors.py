@@ -55,8 +55,14 @@ def stated(error: ApiError | AppError, lang: Lang) -> tuple[int, dict[str, Any]]
         notice = explain(error, lang)
         known = code != "internal_error" and not isinstance(error, HINT_FOR_PAGES)
         message = notice.line if known else f"{notice.title}. {notice.body}"
+    param = None if param is None else _bounded(param, 200)
     kind = "requests" if status == 429 else "server_error" if status >= 500 else "invalid_request_error"
-    return status, {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return status, {"error": {"message": _bounded(message, 2000), "type": kind, "param": param, "code": code}}
+
+
+def _bounded(text: str, length: int) -> str:
+    """Text that has what was sent in it: not all of it, and no half characters, which could not be sent back."""
+    return text[:length].encode("utf-8", "replace").decode("utf-8")
 
 
 def refusal(error: ApiError | AppError, lang: Lang) -> JSONResponse:

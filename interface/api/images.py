@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+import anyio
 import anyio.to_thread
 
 from configs.schema import AppConfig
@@ -27,6 +28,9 @@ from interface.uploads import Uploads
 MOST_IMAGES = 64
 """In all of a request: each is decoded, though an engine leaves out the oldest turns when there are too many."""
 STALE = 24 * 3600.0
+
+# The gate takes one at a time: more would only wait for it in threads that others need.
+_threads = anyio.CapacityLimiter(2)
 
 
 class RequestImages:
@@ -55,10 +59,10 @@ class RequestImages:
     async def accept(self, image: ImageAt, folder: Path) -> ImagePart:
         """The image in `folder`, as the gate made it. Raises ApiError, ImageNotFetched or ImageRejected."""
         if image.url[:5].lower() == "data:":
-            data = await anyio.to_thread.run_sync(_inline, image)
+            data = await anyio.to_thread.run_sync(_inline, image, limiter=_threads)
         else:
             data = await self._remote.fetch(image.url)
-        return await anyio.to_thread.run_sync(self._gate, data, folder / image.where)
+        return await anyio.to_thread.run_sync(self._gate, data, folder / image.where, limiter=_threads)
 
     def _gate(self, data: bytes, file: Path) -> ImagePart:
         file.write_bytes(data)

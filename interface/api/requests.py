@@ -101,7 +101,7 @@ class ChatRequest:
 def read_request(body: Any) -> ChatRequest:
     """The request in a parsed body. Raises ApiError, which names the first field that is wrong."""
     fields = Fields(body)
-    model = fields.need("model", "json.string")
+    model = fields.need("model", "json.string")[:200]
     turns = _turns(fields.need("messages", "json.array"))
     stream = bool(fields.take("stream", "json.boolean"))
     options = fields.take("stream_options", "json.object")

@@ -252,6 +252,22 @@ def test_what_is_no_json_object(app: Served, body: bytes) -> None:
     assert answer.status_code == 400 and answer.json()["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"model": "\\ud800", "messages": [{"role": "user", "content": "x"}]}',
+        '{"model": "smollm2-135m-instruct", "messages": [{"role": "user", "content": "x"}], "\\ud800": 1}',
+        '{"model": "smollm2-135m-instruct", "messages": [{"role": "\\udfff", "content": "x"}]}',
+        '{"model": "' + "x" * 2_000_000 + '", "messages": [{"role": "user", "content": "x"}]}',
+        '{"model": "m", "messages": [{"role": "user", "content": "x"}], "' + "x" * 2_000_000 + '": 1}',
+    ],
+    ids=["model", "name", "role", "long model", "long name"],
+)
+def test_what_is_wrong_is_quoted_within_bounds(app: Served, body: str) -> None:
+    answer = httpx.post(app.url + "v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 404) and len(answer.content) < 5000 and answer.json()["error"]["message"]
+
+
 def test_other_addresses_and_methods(app: Served) -> None:
     for method, path, status in [
         ("GET", "v1/embeddings", 404), ("POST", "v1/completions", 404), ("GET", "v1/chat/completions", 405),
