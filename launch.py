@@ -111,7 +111,12 @@ def _parser(command: str) -> _Parser:
         "--data", type=lambda text: Path(text).expanduser().absolute(), help="folder for models, conversations and logs"
     )
     add("--lang", choices=("auto", "en", "zh"), help="language of the page and the terminal")
-    add("--offline", action="store_true", default=None, help="never ask the network for a model")
+    add(
+        "--offline",
+        action="store_true",
+        default=None,
+        help="never use the network, for a model or for an image that a request names",
+    )
     add("--fake", action="store_true", default=None, help="answer with the scripted engine, to try the app itself")
     if command != "models":
         backends = ("auto", "turbomind", "pytorch", "native")

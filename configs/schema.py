@@ -38,6 +38,7 @@ class ServerConfig(Strict):
     port: Annotated[int, Ge(0), Le(65535)] = 7860
     browser: bool = True
     allow_hosts: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,10 @@ class MemoryConfig(Strict):
 
 @dataclass(frozen=True, slots=True)
 class UploadsConfig(Strict):
-    """What an image may be. Sides in pixels; `max_ratio` is the longer side over the shorter one."""
+    """What an image may be. Sides in pixels; `max_ratio` is the longer side over the shorter one.
+
+    `max_request` is for a whole request to the API, with all its images.
+    """
 
     max_bytes: Annotated[int, Gt(0)] = 20 * 2**20
     max_pixels: Annotated[int, Gt(0)] = 50_000_000
@@ -92,6 +96,7 @@ class UploadsConfig(Strict):
     max_ratio: Annotated[int, Ge(1)] = 50
     max_images: Annotated[int, Ge(1)] = 8
     store_side: Annotated[int, Ge(448), Le(16383)] = 4096
+    max_request: Annotated[int, Gt(0)] = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ AppError
                             where, and the reason's own facts
     MirrorInvalid           address
     NameInvalid             name (neither a repository's id nor a folder)
+    ImageNotFetched         url, reason (offline | malformed | userinfo | port | unresolved | not_public | unreachable |
+                            redirects | status | type | too_many_bytes | slow), and the reason's facts
   ModelError              something is wrong with a model's files
     ModelUnknown            model, nearest
     ModelKnown              model (it is in the list already)
@@ -102,6 +104,10 @@ class MirrorInvalid(InputError):
 
 class NameInvalid(InputError):
     code = "name_invalid"
+
+
+class ImageNotFetched(InputError):
+    code = "image_not_fetched"
 
 
 class ModelError(AppError):

@@ -9,6 +9,7 @@ import gradio as gr
 
 from configs.errors import ConfigError
 from interface import chat, guards, models, opening, preferences, sidebar, vision
+from interface.api.routes import Api
 from interface.archive import MAX_FILE
 from interface.desk import QUIET, Desk, label
 from interface.i18n import t
@@ -88,7 +89,7 @@ def serve(desk: Desk, demo: gr.Blocks, port: int) -> str:
         i18n=translations(),
         app_kwargs={
             "middleware": [*guards.middleware(server.host, server.allow_hosts), opening.middleware(lang)],
-            "routes": opening.routes(lang),
+            "routes": [*opening.routes(lang), *Api(desk).routes()],
         },
     )
     host = "127.0.0.1" if server.host in ("0.0.0.0", "::") else server.host  # noqa: S104  a comparison

@@ -159,6 +159,7 @@ _WORDED: dict[str, Callable[[Mapping[str, Any], Lang], dict[str, str]]] = {
     "model_corrupt": _problem,
     "model_unsupported": _problem,
     "image_rejected": lambda facts, lang: {"reason": t(f"image.{facts['reason']}", lang, **facts)},
+    "image_not_fetched": lambda facts, lang: {"reason": t(f"fetch.{facts['reason']}", lang, **facts)},
     "import_rejected": _import,
     "not_saved": lambda facts, lang: {"reason": t(f"storage.{facts['kind']}", lang)},
     "data_in_use": lambda facts, lang: {"where": facts["address"] or t("app.starting", lang)},
