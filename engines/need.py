@@ -1,6 +1,6 @@
 """What a load takes of a device, for every way there is to load a model. Pure arithmetic from the catalogue's numbers.
 
-Constants were measured on an H100 (docs/gpu-verification.md); smaller cards need less for context and kernels.
+Constants were measured on an H100 and an H200 (docs/gpu-verification.md); smaller cards need less for kernels.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ TURBOMIND_BUFFERS = (120 * MIB, 21 * 1024)
 """Its buffers: so much, and so much for each token of a prefill."""
 TILE_BYTES = {"turbomind": 16 * MIB, "pytorch": 20 * MIB}
 """The vision tower's activations for one tile; LMDeploy runs all tiles of an image at once."""
-PYTORCH_BUFFERS = (160 * MIB, 64 * 1024)
+PYTORCH_BUFFERS = {"none": (320 * MIB, 88 * 1024), "awq": (224 * MIB, 96 * 1024)}
+"""The same of LMDeploy's PyTorch engine, with what a prefill a little smaller left in torch's allocator of no use."""
 KV_PAGE = 32 * MIB
 KV_BLOCK = 64
 """TurboMind hands out its KV cache in pages, and both engines tokens in blocks of so many."""
@@ -59,7 +60,7 @@ TURBOMIND_LADDER: tuple[Room, ...] = (
     (2688, 6, 16), (2560, 6, 8), (1920, 3, 8), (1280, 1, 8),
 )  # fmt: skip
 LADDER: tuple[Room, ...] = (
-    (8192, 12, 16), (6144, 12, 16), (4096, 12, 16), (2560, 6, 16), (1536, 3, 16), (1024, 1, 16)
+    (8192, 12, 16), (6144, 12, 16), (4096, 12, 16), (4096, 6, 16), (2560, 6, 16), (1536, 3, 16), (1024, 1, 16)
 )  # fmt: skip
 
 
@@ -198,7 +199,7 @@ def _turbomind(spec: ModelSpec, kind: Kind, room: Room, batch: int = 1) -> Choic
 
 def _pytorch(spec: ModelSpec, kind: Kind, room: Room, batch: int = 1) -> Choice:
     context, tiles, _ = room
-    prefill, (fixed, each) = prefill_of(tiles), PYTORCH_BUFFERS
+    prefill, (fixed, each) = prefill_of(tiles), PYTORCH_BUFFERS[spec.quantization]
     need = Need(
         weights=weight_bytes(spec, 2),
         kv_cache=batch * token_bytes(spec) * context,

@@ -12,13 +12,17 @@ import contextlib
 import os
 import queue
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from PIL import Image
+
 from engines import lmdeploy_configs
-from engines.base import Emit, FinishReason, GenerationSettings, ImagePart, Message, Usage
+from engines.base import Emit, FinishReason, GenerationSettings, ImagePart, Message, TextPart, Usage
 from engines.checkpoints import load_tokenizer
 from engines.checkpoints.safe import check_folder
 from engines.decode import TokenDecoder
@@ -122,8 +126,6 @@ class LMDeployEngine:
     def close(self) -> None:
         self._pipe.close()
 
-    # -- LMDeploy --------------------------------------------------------------------------------------------------
-
     def _config(self) -> Any:
         """The engine's settings as LMDeploy takes them; the KV cache by its share of what is free when it is made."""
         given = self._settings
@@ -162,8 +164,6 @@ class LMDeployEngine:
         """What preprocess is given: ids alone, or ids with one token for each image and the images beside them."""
         if not prompt.spans:
             return {"messages": None, "input_ids": prompt.ids}
-        from PIL import Image
-
         ids, done = [], 0
         for span in prompt.spans:
             ids += [*prompt.ids[done : span.start], self._context_id]
@@ -190,23 +190,25 @@ class LMDeployEngine:
             stop_token_ids=self._stop_ids,
         )
 
-    # -- prompts ---------------------------------------------------------------------------------------------------
-
     def _format_of(self, max_tiles: int) -> ImageChatFormat:
         return ImageChatFormat(self._tokenizer, lambda image: tile_count(image.width, image.height, max_tiles))
 
     def _warm_up(self) -> None:
-        """Looks at one image of the most tiles there can be, so that what cannot run or does not fit fails now."""
-        from tempfile import TemporaryDirectory
+        """The largest prefill there can be, in tiles and in tokens, so that what cannot run or does not fit fails now.
 
-        from PIL import Image
-
-        size = widest(self._settings.max_tiles)
+        After a smaller one the PyTorch engine would grow: torch's allocator keeps its blocks, and makes larger beside.
+        """
+        size, new = widest(self._settings.max_tiles), 4
+        most = min(self._settings.prefill_chunk, prompt_limit(self._settings.context, new, KEPT) - 1)
         with TemporaryDirectory() as folder:
             path = Path(folder) / "warm.png"
             Image.new("RGB", size).save(path)
-            question = Message("user", (ImagePart("", path, *size),))
-            self.generate([question], GenerationSettings(max_new_tokens=4, temperature=0), lambda text: None)
+
+            def asked(words: int) -> list[Message]:
+                return [Message("user", (ImagePart("", path, *size), TextPart(" a" * words)))]
+
+            words = bisect_right(range(most), most, key=lambda n: self.count_tokens(asked(n))) - 1
+            self.generate(asked(words), GenerationSettings(max_new_tokens=new, temperature=0), lambda text: None)
 
 
 @dataclass(frozen=True, slots=True)

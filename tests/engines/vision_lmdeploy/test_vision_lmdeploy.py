@@ -100,13 +100,16 @@ def test_awq_is_said_to_be_awq(quantization: str, layout: str | None, core: Core
     assert core.engine_config.model_format == layout
 
 
-def test_it_is_warmed_up_with_the_most_tiles_there_can_be(folder: Path, core: Core) -> None:
+@pytest.mark.parametrize("chunk", [2048, 1024])
+def test_it_is_warmed_up_with_the_most_tiles_and_tokens_there_can_be(folder: Path, core: Core, chunk: int) -> None:
     stages: list[str] = []
-    settings = LoadSettings("pytorch", "cuda", "bfloat16", 4096, max_tiles=6)
+    settings = LoadSettings("pytorch", "cuda", "bfloat16", 4096, chunk, max_tiles=6)
     engine = make_engine(Load("internvl2-2b", folder, settings), stages.append)
     assert isinstance(engine, LMDeployEngine) and stages == ["libraries", "tokenizer", "weights", "warming"]
     (warmed,) = core.requests
     assert [len(one["pixel_values"]) for one in warmed["multimodal"]] == [7]
+    least = engine.count_tokens([user("", ImagePart("", folder, 1344, 896))])
+    assert max(least, chunk - 1) <= len(warmed["input_ids"]) <= max(least, chunk)
     engine.close()
 
 
