@@ -40,7 +40,7 @@ def build(desk: Desk) -> gr.Blocks:
         fill_width=True,
         delete_cache=(3600, CACHE_SECONDS),
     ) as demo:
-        side = sidebar.build()
+        side = sidebar.build(desk)
         chosen = preferences.build(desk)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(label("chat.tab"), id="chat", elem_id="chat-tab", scale=1) as chat_tab:
@@ -50,8 +50,8 @@ def build(desk: Desk) -> gr.Blocks:
             with gr.Tab(label("models.tab"), id="models", elem_id="models-tab") as models_tab:
                 shelf = models.build(desk)
         models.wire(desk, shelf, talk, image_talk, models_tab, [chat_tab, image_tab], demo, FROM_ADDRESS)
-        sidebar.wire(desk, side, demo, tabs, [event for one in (talk, image_talk) for event in one.changed])
         preferences.wire(chosen, [talk, image_talk], demo)
+        sidebar.wire(desk, side, demo, tabs, [event for one in (talk, image_talk) for event in one.changed])
         for tab in (chat_tab, image_tab, models_tab):
             tab.select(None, None, None, js=TO_ADDRESS % tab.id, **QUIET)
         demo.load(opened_tab, gr.Textbox(visible=False), tabs, js=FROM_ADDRESS, **QUIET)

@@ -202,8 +202,6 @@ def draw_settings(desk: Desk, kind: ModelKind) -> tuple[list[Component], gr.Butt
         usual = gr.Button(label("chat.defaults"), size="sm")
         with gr.Accordion(label("export.title"), open=False, elem_id=f"{prefix}transfer"):
             transfer_ui.build_one(desk, conversation, prefix)
-            if kind == "text":
-                transfer_ui.build(desk)
     presets_ui.wire(bar, desk, kind, settings)
     return settings, usual, conversation
 

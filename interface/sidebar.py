@@ -20,6 +20,7 @@ import gradio as gr
 
 from configs.schema import ModelKind
 from engines.errors import AppError
+from interface import transfer_ui
 from interface.desk import QUIET, ZONE_COOKIE, Desk, label
 from interface.i18n import Lang, t
 from interface.index import Entry, excerpt, marked, words_of
@@ -215,7 +216,7 @@ def zone_of(request: gr.Request) -> tzinfo | None:
         return datetime.now().astimezone().tzinfo
 
 
-def build() -> Side:
+def build(desk: Desk) -> Side:
     """Draws the sidebar, before the tabs."""
     with gr.Sidebar(open=False, width=280, label=label("history.toggle"), elem_id="history") as drawer:
         with gr.Row(elem_id="history-head"):
@@ -228,6 +229,8 @@ def build() -> Side:
             elem_id="history-list", html_template="", apply_default_css=False,
             js_on_load=SCRIPT.read_text(encoding="utf-8"),
         )  # fmt: skip
+        with gr.Accordion(label("export.title"), open=False, elem_id="transfer-all"):
+            transfer_ui.build(desk)
     return Side(drawer, new, search, list, gr.State(PAGE), gr.State(None))
 
 

@@ -51,7 +51,7 @@ def test_axe_finds_nothing_serious_on_any_tab(fake: Served, open_page: OpenPage,
     assert serious(page) == []
     page.locator("#prompt textarea").fill(MARKDOWN)
     page.locator("#prompt textarea").press("Enter")
-    expect(page.locator("#status")).to_contain_text("token")
+    expect(page.locator("#chat .usage").last).to_contain_text("token")
     page.locator("#prompt textarea").fill("fake: words=9 after=3 die=SIGKILL")
     page.locator("#prompt textarea").press("Enter")
     expect(answers(page).last.locator("blockquote")).to_be_visible()

@@ -49,7 +49,7 @@ def test_a_full_disk_is_said_and_the_chat_goes_on(tmp_path: Path, open_page: Ope
     expect(page.locator("#status")).to_contain_text("This chat is not being saved")
     process.rlimit(psutil.RLIMIT_FSIZE, (-1, -1))
     ask(page, "saved again")
-    expect(page.locator("#status")).to_contain_text("tokens")
+    expect(page.locator("#chat .usage").last).to_contain_text("tokens")
     expect(page.locator("#status")).not_to_contain_text("not being saved")
     page.context.close()
     assert app.stop() == 0, app.output

@@ -21,6 +21,13 @@ def drawer(page: Page, prefix: str = "") -> None:
     page.locator(f"#{prefix}transfer > button").click()
 
 
+def foot(page: Page) -> None:
+    """The sidebar's, for all conversations."""
+    if not page.locator("#history.open").count():
+        page.locator("#history .toggle-button").click()
+    page.locator("#transfer-all > button").click()
+
+
 def export(page: Page, button: str, folder: Path) -> Path:
     with page.expect_download() as made:
         page.locator(f"#{button}").click()
@@ -46,7 +53,7 @@ def test_import_of_an_export_equals_the_original(
     page = open_page(fake.url)
     ask(page, "你好，<b>世界</b>\n\n- one\n- two")
     page.get_by_label("Retry").last.click()
-    expect(page.locator("#status")).to_contain_text("tokens")
+    expect(page.locator("#chat .usage").last).to_contain_text("tokens")
     ask(page, "fake: words=9 after=3 die=SIGABRT")
     expect(answers(page).last).to_contain_text("The engine stopped")
     shown = page.locator("#chat .message").all_inner_texts()
@@ -57,13 +64,13 @@ def test_import_of_an_export_equals_the_original(
 
     app = Served(tmp_path / "another", "--fake")
     other = open_page(app.url)
-    drawer(other)
+    foot(other)
     bring(other, path)
     expect(other.locator("#transfer-said")).to_contain_text("Imported: 1")
     other.locator("#transfer-said a").click()
     expect(questions(other)).to_have_count(2)
     assert other.locator("#chat .message").all_inner_texts() == shown
-    drawer(other)
+    foot(other)
     again = export(other, "export-json", tmp_path / "another")
     assert again.read_bytes() == path.read_bytes()
     ask(other, "and it goes on")
@@ -87,7 +94,7 @@ def test_images_travel_with_their_questions(fake: Served, tmp_path: Path, open_p
     assert any(one.startswith("images/") and f"]({one})" in text for one in names)
 
     page.goto(fake.url)
-    drawer(page)
+    foot(page)
     bring(page, path)
     expect(page.locator("#transfer-said")).to_contain_text("Imported: 1")
     page.locator("#transfer-said a").click()
@@ -99,7 +106,7 @@ def test_images_travel_with_their_questions(fake: Served, tmp_path: Path, open_p
 def test_openai_messages_become_a_conversation(fake: Served, open_page: OpenPage) -> None:
     page = open_page(fake.url)
     ask(page, "my own")
-    drawer(page)
+    foot(page)
     messages = [{"role": "user", "content": "from <i>elsewhere</i>"}, {"role": "assistant", "content": "welcome"}]
     bring(page, chat("chat.json", {"messages": messages}))
     page.locator("#transfer-said").get_by_text("from <i>elsewhere</i>").click()
@@ -110,7 +117,7 @@ def test_openai_messages_become_a_conversation(fake: Served, open_page: OpenPage
 
 def test_what_cannot_be_imported_is_said_in_chinese_too(fake: Served, open_page: OpenPage) -> None:
     page = open_page(fake.url, locale="zh-CN", viewport={"width": 390, "height": 780})
-    drawer(page)
+    foot(page)
     for content, words in ((b"not json", "这不是 JSON 文件"), ({"messages": [{"role": "tool"}]}, "tool")):
         bring(page, chat("聊天.json", content))
         expect(page.locator("#transfer-said")).to_contain_text(words)
