@@ -114,7 +114,7 @@ def measure(page: Page, app: Served, conversation: str) -> dict[str, float]:
     box.press("Enter")
     expect(page.get_by_test_id("bot").last).to_contain_text("word20 ", timeout=60_000)
     busy = typed(page)
-    expect(page.locator("#status")).to_contain_text(f"{TOKENS} tokens", timeout=120_000)
+    expect(page.locator("#chat .usage").last).to_contain_text(f"{TOKENS} tokens", timeout=120_000)
     app_cpu, page_cpu = (spent(those) - earlier for those, earlier in zip(processes, before, strict=True))
     draws = page.evaluate("window.draws")
     return {

@@ -12,7 +12,11 @@
     note.role = "alert";
     note.textContent = words[desk.lang()].lost;
     document.body.append(note);
+    setTimeout(back, 1000);
   };
+  // Gradio's own reload does not come where only its timers had asked for something.
+  const back = () => fetched("manifest.json", { cache: "no-store" })
+    .then((answer) => answer.ok ? location.reload() : Promise.reject()).catch(() => setTimeout(back, 1000));
   const watched = ({ body, status, headers }) => {
     const reader = body.getReader(), text = new TextDecoder();
     let tail = "";
