@@ -17,7 +17,7 @@ run: .venv/.installed-run
 
 test: .venv/.installed-dev
 	@sh tools/chromium.sh
-	@exec $(PY) -m pytest $(ARGS)
+	@exec $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: .venv/.installed-dev
 	$(PY) -m ruff format --check .

@@ -179,9 +179,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parse_args(sys.argv[1:] if argv is None else argv)
         config = load_config(arguments.overrides, os.environ)
         lang = lang if config.interface.lang == "auto" else lang_of(config.interface.lang)
+        _prepare(config)
         library = Library(config, load_catalogue(), fake=arguments.fake)
         library.spec(config.models.model)
-        _prepare(config)
         return _run(arguments, library, lang)
     except (ConfigError, AppError) as error:
         print(explain(error, lang).line, file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from typing import Any
 
 import gradio as gr
 
@@ -58,9 +59,9 @@ def build(desk: Desk) -> gr.Blocks:
     return demo
 
 
-def opened_tab(named: str) -> gr.Tabs:
-    """-> tabs: the one that the address names."""
-    return gr.Tabs(selected=named if named in ("images", "models") else "chat")
+def opened_tab(named: str) -> Any:
+    """-> tabs: the one that the address names. Who has gone to another by now stays there."""
+    return gr.Tabs(selected=named) if named in ("images", "models") else gr.skip()
 
 
 def serve(desk: Desk, demo: gr.Blocks, port: int) -> str:

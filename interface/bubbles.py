@@ -35,7 +35,7 @@ def bubbles(one: StoredMessage, lang: Lang) -> list[dict[str, Any]]:
     note = ""
     if one.error:
         notice = explain(one.error, lang)
-        note = f"> **{notice.title}.** {show(notice.body)}\n>\n> {show(notice.hint)}"
+        note = f"> **{notice.opening}** {show(notice.body)}\n>\n> {show(notice.hint)}"
     elif one.status == "stopped":
         note = f"*{t('chat.stopped', lang)}*"
     elif one.usage and one.usage.reason == "length":
@@ -99,7 +99,7 @@ def _details(error: Mapping[str, Any], lang: Lang) -> str:
     """An error's code and facts, folded, with the number under which the log has it."""
     facts = [f"{name}: {value}" for name, value in error["facts"].items() if isinstance(value, str | int | float)]
     lines = [" · ".join([error["code"], *facts])]
-    if "incident" in error:
+    if error.get("incident"):
         lines.append(t("chat.incident", lang, number=error["incident"]))
     body = "".join(f"<div>{html.escape(line)}</div>" for line in lines)
     return f"<details><summary>{t('chat.details', lang)}</summary>{body}</details>"

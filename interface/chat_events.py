@@ -249,7 +249,7 @@ class ChatEvents:
     def _ask(self, text: str, images: Sequence[ImagePart], conversation: str, held_with: HeldWith, seen: str) -> str:
         store = self._desk.store
         if not conversation or store.conversation(conversation) is None:
-            conversation = store.create(*held_with, self.kind)
+            conversation, seen = store.create(*held_with, self.kind), ""
         self._desk.answers.ask(conversation, text, images, held_with, seen)
         return conversation
 

@@ -85,10 +85,12 @@
   name();
   document.addEventListener("desk:language", name);
 
-  // The line about the answer counts seconds: it is read when its words change. A growing answer is not read at all.
+  // The line about the answer counts seconds: it is read when its words change; at the end, what the answer took. A
+  // growing answer is not read at all.
   let said = "";
   const announce = () => {
-    const line = first(":is(#status, #image-status) .status")?.textContent.trim() ?? "";
+    const doing = first(":is(#status, #image-status) .status")?.textContent.trim();
+    const line = doing || seen(":is(#chat, #image-chat) .usage").at(-1)?.textContent.trim() || "";
     const meant = line.replace(/[\d.,]+/g, "");
     if (meant === said) return;
     said = meant;

@@ -27,8 +27,13 @@ class Notice:
     hint: str
 
     @property
+    def opening(self) -> str:
+        """The title as a sentence of its language."""
+        return self.title + ("。" if self.title[-1] > "\u2e80" else ".")
+
+    @property
     def line(self) -> str:
-        return f"{self.title}. {self.body} {self.hint}".strip()
+        return f"{self.opening} {self.body} {self.hint}".strip()
 
 
 def explain(error: AppError | ConfigError | Mapping[str, Any], lang: Lang) -> Notice:

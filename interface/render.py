@@ -102,7 +102,7 @@ def status_html(line: str) -> str:
 def notice_html(notice: Notice, details: str = "") -> str:
     """Something that a person should know before going on; `details` is HTML."""
     return (
-        f'<div class="notice" role="alert"><strong>{html.escape(notice.title)}.</strong> '
+        f'<div class="notice" role="alert"><strong>{html.escape(notice.opening)}</strong> '
         f"{html.escape(notice.body)} {html.escape(notice.hint)}{details}</div>"
     )
 

@@ -7,7 +7,9 @@ let renaming = false, removed = null, reopened = null;
 // -- what the page shows ---------------------------------------------------------------------------------------------
 
 const shown = () => {
-  const address = new URLSearchParams(location.search), tab = address.get("tab") || "chat";
+  const address = new URLSearchParams(location.search);
+  // The address follows a moment later.
+  const tab = document.querySelector("#tabs [role=tab][aria-selected=true]")?.dataset.tabId || address.get("tab") || "chat";
   return { kind: { chat: "text", images: "vision" }[tab], text: address.get("c"), vision: address.get("i") };
 };
 const entry = (id) => element.querySelector(`li[data-id="${CSS.escape(id)}"]`);

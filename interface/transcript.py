@@ -33,6 +33,8 @@ class Problem:
 
     code: str
     facts: dict[str, Any]
+    incident: str | None = None
+    """Its number in the log of the app that it happened in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +165,12 @@ def _columns_of(entry: Entry) -> tuple[Any, ...]:
         entry.text,
         entry.status,
         json.dumps(asdict(usage)) if usage else None,
-        json.dumps(asdict(error), ensure_ascii=False) if error else None,
+        json.dumps(_stored(error), ensure_ascii=False) if error else None,
         json.dumps([[one.sha256, one.width, one.height] for one in entry.images]),
         entry.created,
         entry.deleted,
     )
+
+
+def _stored(error: Problem) -> dict[str, Any]:
+    return {name: value for name, value in asdict(error).items() if value is not None}

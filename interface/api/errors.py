@@ -54,7 +54,7 @@ def stated(error: ApiError | AppError, lang: Lang) -> tuple[int, dict[str, Any]]
         status, code, param = next((STATUS[cls] for cls in STATUS if isinstance(error, cls)), unknown)
         notice = explain(error, lang)
         known = code != "internal_error" and not isinstance(error, HINT_FOR_PAGES)
-        message = notice.line if known else f"{notice.title}. {notice.body}"
+        message = notice.line if known else f"{notice.opening} {notice.body}"
     param = None if param is None else _bounded(param, 200)
     kind = "requests" if status == 429 else "server_error" if status >= 500 else "invalid_request_error"
     return status, {"error": {"message": _bounded(message, 2000), "type": kind, "param": param, "code": code}}

@@ -60,7 +60,7 @@ def open_page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Open
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
         page.goto(url)
-        expect(page.locator("#model-state .state")).to_be_visible(timeout=30_000)
+        expect(page.locator("#model-state .state")).to_be_attached(timeout=30_000)
         return page
 
     yield _open

@@ -214,8 +214,8 @@ def test_a_failure_folds_out_with_the_number_that_the_log_has(fake: Served, open
     page = open_page(fake.url)
     say(page, ENDLESS)
     expect(answers(page)).to_contain_text("word3 ")
-    (worker,) = fake.workers()
-    os.kill(worker.pid, signal.SIGKILL)
+    for worker in fake.workers():
+        os.kill(worker.pid, signal.SIGKILL)
     expect(answers(page)).to_contain_text("The engine stopped")
     details = page.locator("#chat .foot details")
     expect(details).not_to_contain_text("Traceback")

@@ -23,8 +23,9 @@ def drawer(page: Page, prefix: str = "") -> None:
 
 def foot(page: Page) -> None:
     """The sidebar's, for all conversations."""
-    if not page.locator("#history.open").count():
+    if page.viewport_size and page.viewport_size["width"] < 900:
         page.locator("#history .toggle-button").click()
+    expect(page.locator("#history.open")).to_be_visible()
     page.locator("#transfer-all > button").click()
 
 
@@ -70,7 +71,7 @@ def test_import_of_an_export_equals_the_original(
     other.locator("#transfer-said a").click()
     expect(questions(other)).to_have_count(2)
     assert other.locator("#chat .message").all_inner_texts() == shown
-    foot(other)
+    drawer(other)
     again = export(other, "export-json", tmp_path / "another")
     assert again.read_bytes() == path.read_bytes()
     ask(other, "and it goes on")

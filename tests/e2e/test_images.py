@@ -20,7 +20,8 @@ def images_page(fake: Served, open_page: OpenPage) -> Any:
     def _open(**options: Any) -> Page:
         page = open_page(fake.url) if not options else open_page(fake.url, **options)
         page.get_by_role("tab", name=re.compile("Image Q&A|图片问答")).click()
-        expect(page.locator("#image-model-state .state")).to_be_visible()
+        expect(page.locator("#image-model-state .state")).to_be_attached()  # a dot on a narrow page
+        expect(page.locator("#image-prompt textarea")).to_be_visible()
         return page
 
     return _open

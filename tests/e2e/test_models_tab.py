@@ -149,7 +149,7 @@ def test_who_holds_the_memory_is_drawn_and_told_and_models_are_loaded_and_unload
     expect(panel.locator(".memory-row")).to_have_count(2)
     expect(panel.locator(".part.weights").first).to_be_visible()
     button.click()
-    expect(button).to_have_text(re.compile("^Load InternLM2-Chat-1.8B"))
+    expect(button).to_have_text(re.compile(r"^\s*Load InternLM2-Chat-1.8B"))
     expect(row).to_have_count(0)
 
 
