@@ -6,6 +6,7 @@ import re
 import socket
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.e2e.conftest import OpenPage
@@ -28,6 +29,7 @@ def test_a_fresh_app_gets_its_first_model_by_itself_and_answers(tmp_path: Path, 
     assert app.stop() == 0, app.output
 
 
+@pytest.mark.slow
 def test_progress_pause_resume_and_a_file_that_is_not_what_it_should_be(
     tmp_path: Path, embedded_models: Path, open_page: OpenPage
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Dialog, Page, expect
 
 from tests.checkpoints import make_internlm2
@@ -41,6 +42,7 @@ def answering(page: Page, asked: list[str]) -> None:
     page.on("dialog", agree)
 
 
+@pytest.mark.slow
 def test_a_model_by_its_id_from_a_mirror_paused_over_a_restart_loaded_deleted_and_taken_off(
     tmp_path: Path, embedded_models: Path, open_page: OpenPage
 ) -> None:
