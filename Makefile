@@ -1,5 +1,5 @@
 # make run     sets everything up, and serves the page:  make run ARGS="--port 7999 --no-browser"
-# make test    all tests                                 make test ARGS="-k runner"
+# make test    the tests but for the slowest             make test ARGS="-k runner", ARGS="-m slow"
 # make check   format, lint and types
 # make bench   the figures that the README quotes
 # make clean   removes the environment and caches; models and conversations (data/) stay
