@@ -61,7 +61,7 @@ def choose(store: Store, conversation: str, message: int | None) -> bool:
             (message, conversation),
         ).fetchone()
         if leaf is not None:
-            db.execute("UPDATE conversations SET head = ? WHERE id = ?", (leaf, conversation))
+            end_at(store, conversation, leaf)
     return leaf is not None
 
 

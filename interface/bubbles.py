@@ -43,6 +43,11 @@ def bubbles(one: StoredMessage, lang: Lang) -> list[dict[str, Any]]:
     return [*shown, {"role": one.role, "content": f"{closed(content)}\n\n{note}" if note else content}]
 
 
+def bubble_count(one: StoredMessage) -> int:
+    """How many `bubbles` there are of a message."""
+    return 2 if one.images and one.text else 1
+
+
 def images_block(images: Sequence[ImagePart], lang: Lang) -> dict[str, Any]:
     """Thumbnails in a bubble, as Gradio's HTML component."""
     return {
@@ -61,7 +66,7 @@ def feet_html(path: Sequence[StoredMessage], versions: Mapping[int, Versions], l
     """
     feet, place = [], -1
     for one in path:
-        place += len(bubbles(one, lang))
+        place += bubble_count(one)
         resumable = done and one is path[-1] and was_cut(one)
         feet.append(f'<div data-at="{place}">{_foot(one, versions.get(one.id), resumable, lang)}</div>')
     return "".join(feet)

@@ -12,7 +12,6 @@ import gradio as gr
 
 from configs.schema import ModelSpec
 from engines import disk
-from interface.desk import Desk
 from interface.i18n import Lang, t
 from interface.plans import card_html, plan_html
 from interface.shelf import Buttons, State
@@ -28,9 +27,6 @@ PRESSED = """element.addEventListener('click', (event) => {
 
 class CardEvents(Buttons):
     """What cards show and do. One for the app; it keeps nothing about a page."""
-
-    def __init__(self, desk: Desk) -> None:
-        super().__init__(desk)
 
     def cards(self, request: gr.Request) -> list[str]:
         """-> the disk's line, the cards."""

@@ -18,7 +18,17 @@ from engines.errors import AppError, ConversationMoved
 from engines.job import Delta, Event, Waiting, Working
 from interface import branches
 from interface.answers import mark_of
-from interface.bubbles import bubbles, deleted_html, doing, error_html, feet_html, meter_html, text_of, waited_for
+from interface.bubbles import (
+    bubble_count,
+    bubbles,
+    deleted_html,
+    doing,
+    error_html,
+    feet_html,
+    meter_html,
+    text_of,
+    waited_for,
+)
 from interface.desk import Desk, label
 from interface.history import HeldWith, StoredMessage
 from interface.i18n import Lang, t
@@ -212,7 +222,7 @@ class ChatEvents:
     def _edited(self, change: gr.EditData, conversation: str) -> StoredMessage:
         """The question that was edited, if it is still what the page showed. Raises ConversationMoved."""
         index = change.index if isinstance(change.index, int) else change.index[0]
-        rows = [one for one in self._desk.answers.path(conversation) for _ in bubbles(one, "en")]
+        rows = [one for one in self._desk.answers.path(conversation) for _ in range(bubble_count(one))]
         shown = plain(text_of(change.previous_value)).split()  # the Chatbot strips what it shows
         if index >= len(rows) or rows[index].text.split() != shown:
             raise ConversationMoved()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +12,18 @@ from engines import runner as runners
 from engines.base import Usage
 from engines.errors import AppError, Busy, EngineFailed, EngineHung, PromptTooLong
 from engines.job import Delta, Job, Ready, Waiting
-from tests.engines.test_runner import LARGE, SMALL, Make, answer, ask, children, first_words, make, until
+from tests.engines.test_runner import (
+    LARGE,
+    SMALL,
+    Make,
+    answer,
+    ask,
+    children,
+    first_words,
+    make,
+    until,
+    wrongly_answered,
+)
 
 __all__ = ["make"]
 LONG = "fake: words=100000 delay=0.005"
@@ -204,24 +214,5 @@ def test_close_ends_both_and_keeps_what_was_said(make: Make) -> None:
 def test_many_askers_at_four_at_once_each_get_their_own_answer(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_LOAD", "fake: parallel=4")
     runner = make(max_waiting=1000)
-    wrong: list[object] = []
-
-    def client(name: int) -> None:
-        try:
-            for turn in range(8):
-                job = ask(runner, f"{name} {turn} x y z")
-                if turn % 3 == 2:
-                    job.cancel()
-                    job.result()
-                elif answer(job) != f"{name} {turn} x y z ":
-                    wrong.append((name, turn, job.text))
-        except AppError as error:
-            wrong.append(error)
-
-    threads = [threading.Thread(target=client, args=(n,)) for n in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert wrong == [] and len(children()) == 1
+    assert wrongly_answered(runner) == [] and len(children()) == 1
     assert (runner.status().running, runner.status().waiting) == (0, 0)

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from engines.base import GenerationSettings
 from interface.branches import Versions, choose, delete, restore, versions
 from interface.history import Store
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "c.sqlite3", tmp_path / "images")
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from engines.base import GenerationSettings, ImagePart, TextPart, Usage
 from interface.history import MIGRATIONS, Store, m001_initial
 
 SETTINGS = GenerationSettings(temperature=0.3, seed=7)
 USAGE = Usage(10, 4, 20, 0.5, 2.0, "stop", 8192, 1)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "c.sqlite3", tmp_path / "images")
-    yield store
-    store.close()
 
 
 def said(store: Store, conversation: str) -> list[tuple[str, str]]:

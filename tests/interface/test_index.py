@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,6 @@ from interface.index import Index, excerpt, marked, words_of
 from interface.uploads import image_path, thumbnail_path
 
 SETTINGS = GenerationSettings()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "c.sqlite3", tmp_path / "images")
-    yield store
-    store.close()
 
 
 @pytest.fixture
