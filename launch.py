@@ -226,7 +226,7 @@ def serve(library: Library, lang: Lang, exact_port: bool) -> int:
     if port is None:
         raise ConfigError("port_taken", port=config.server.port)
     desk = Desk.open(library)
-    damaged = desk.store.set_aside
+    damaged = desk.history.set_aside
     demo = app.build(desk)
     address = app.serve(desk, demo, port)
     lock.serving(address)

@@ -9,13 +9,13 @@ from typing import Any
 import gradio as gr
 
 from configs.errors import ConfigError
-from interface import chat, guards, models, opening, preferences, sidebar, vision
+from interface import chat, guards, models, opening, preferences, separation, sidebar, vision
 from interface.api.routes import Api
 from interface.archive import MAX_FILE
 from interface.desk import QUIET, Desk, label
 from interface.i18n import t
 from interface.theme import CSS, head, theme, translations
-from interface.vision_events import SAMPLES_FOLDER
+from interface.vision_events import SAMPLES, SAMPLES_FOLDER, sample_path
 
 PORTS_TRIED = 40
 CACHE_SECONDS = 24 * 3600
@@ -67,6 +67,8 @@ def opened_tab(named: str) -> Any:
 def serve(desk: Desk, demo: gr.Blocks, port: int) -> str:
     """Starts answering HTTP on `port` and returns the address; comes back at once."""
     server, lang = desk.config.server, desk.config.interface.lang
+    for name in SAMPLES:
+        desk.files.lend_copy(None, sample_path(name))
     demo.queue(default_concurrency_limit=None)
     demo.launch(
         server_name=server.host,
@@ -89,7 +91,11 @@ def serve(desk: Desk, demo: gr.Blocks, port: int) -> str:
         pwa=True,
         i18n=translations(),
         app_kwargs={
-            "middleware": [*guards.middleware(server.host, server.allow_hosts), opening.middleware(lang)],
+            "middleware": [
+                *guards.middleware(server.host, server.allow_hosts),
+                opening.middleware(lang),
+                separation.middleware(desk.files),
+            ],
             "routes": [*opening.routes(lang), *Api(desk).routes()],
         },
     )

@@ -6,7 +6,7 @@ An answer is followed by `follow`, whoever started it: a question, a retry, an e
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any
 
@@ -14,22 +14,22 @@ import gradio as gr
 
 from configs.schema import ModelKind, ModelSpec
 from engines.base import Detail, GenerationSettings, ImagePart
-from engines.errors import AppError, ConversationMoved
+from engines.errors import AppError
 from engines.job import Delta, Event, Waiting, Working
 from interface import branches
 from interface.answers import mark_of
 from interface.bubbles import (
-    bubble_count,
     bubbles,
     deleted_html,
     doing,
+    edited,
     error_html,
     feet_html,
     meter_html,
     text_of,
     waited_for,
 )
-from interface.desk import Desk, label
+from interface.desk import Desk, LoginDesk, label
 from interface.history import HeldWith, StoredMessage
 from interface.i18n import Lang, t
 from interface.latest import Latest
@@ -43,6 +43,7 @@ NOTHING = (gr.skip(),) * 7
 """What `follow` shows of nothing new."""
 MESSAGE_CHANGES = {"choose": branches.choose, "delete": branches.delete, "restore": branches.restore}
 """What a button under a message does."""
+Question = tuple[str, tuple[ImagePart, ...]]
 
 
 class ChatEvents:
@@ -69,7 +70,7 @@ class ChatEvents:
 
         def start() -> str:
             held_with = (model, system.strip(), settings_from(*sliders))
-            return self._ask(*self.question(box), conversation, held_with, seen)
+            return self._ask(self._desk.of(request), self.question(box), conversation, held_with, seen)
 
         id, notice = self._noticed(start, request)
         return (gr.skip(), gr.skip(), notice) if notice else ("", id, "")
@@ -78,7 +79,8 @@ class ChatEvents:
         """-> notice. Another answer to the last question, with the settings as they are now."""
 
         def start() -> None:
-            self._desk.answers.again(conversation, (model, system.strip(), settings_from(*sliders)), seen)
+            answers = self._desk.of(request).answers
+            answers.again(conversation, (model, system.strip(), settings_from(*sliders)), seen)
 
         return self._noticed(start, request)[1]
 
@@ -100,9 +102,11 @@ class ChatEvents:
         def start() -> None:
             text = plain(text_of(change.value))
             if text.strip():
-                row = self._edited(change, conversation)
+                answers = self._desk.of(request).answers
+                index = change.index if isinstance(change.index, int) else change.index[0]
+                row = edited(index, text_of(change.previous_value), answers.path(conversation))
                 held_with = (model, system.strip(), settings_from(*sliders))
-                self._desk.answers.rewrite(conversation, row.id, text, row.images, held_with, seen)
+                answers.rewrite(conversation, row.id, text, row.images, held_with, seen)
 
         return self._noticed(start, request)[1]
 
@@ -117,7 +121,7 @@ class ChatEvents:
         *sliders: Any,
     ) -> str:
         """-> notice. Does what a button under a message says: show a version, go on, delete, put back."""
-        answers, row, does = self._desk.answers, int(pressed.row), pressed.do
+        answers, row, does = self._desk.of(request).answers, int(pressed.row), pressed.do
 
         def start() -> None:
             if does == "resume":
@@ -130,24 +134,25 @@ class ChatEvents:
 
     def undo(self, request: gr.Request, conversation: str, seen: str) -> tuple[Any, str]:
         """-> prompt, notice. Takes the last question back into the box."""
-        question, notice = self._noticed(lambda: self._desk.answers.undo(conversation, seen), request)
-        return (gr.skip(), notice) if notice else (self.boxed(question) if question else "", "")
+        answers = self._desk.of(request).answers
+        question, notice = self._noticed(lambda: answers.undo(conversation, seen), request)
+        return (gr.skip(), notice) if notice else (self.boxed(question, request) if question else "", "")
 
     def example(self, choice: gr.SelectData) -> str:
         """-> prompt."""
         return str(choice.value["text"])
 
-    def stop(self, conversation: str) -> None:
-        answer = self._desk.answers.of(conversation)
+    def stop(self, request: gr.Request, conversation: str) -> None:
+        answer = self._desk.of(request).answers.of(conversation)
         if answer is not None:
             answer.job.cancel()  # `follow` sees the job end, and shows it
 
     # -- showing ----------------------------------------------------------------------------------------------------
 
-    def open(self, conversation: str) -> tuple[Any, ...]:
+    def open(self, request: gr.Request, conversation: str) -> tuple[Any, ...]:
         """-> conversation, model, system, *sliders: what the address names, or a new conversation as configured."""
         try:
-            held_with = self._desk.store.conversation(conversation) if conversation else None
+            held_with = self._desk.of(request).store.conversation(conversation) if conversation else None
         except AppError:
             # The address goes on naming it, and `follow` says what is wrong.
             return (conversation, gr.skip(), *(gr.skip() for _ in self.usual(self._desk.first_model(self.kind))))
@@ -165,38 +170,40 @@ class ChatEvents:
 
     def follow(self, request: gr.Request, conversation: str, model: str) -> Iterator[tuple[Any, ...]]:
         """-> chat, status, send, stop, feet, meter, seen. Shows the conversation, and its answer until it has ended."""
-        show = partial(self._shown, conversation, model, self._desk.lang(request))
+        show = partial(self._shown, self._desk.of(request), conversation, model, self._desk.lang(request))
         yield from self._latest.only(request.session_hash, show, NOTHING)
 
     def look(self, request: gr.Request, conversation: str, model: str, seen: str) -> Iterator[tuple[Any, ...]]:
         """-> as `follow`. For a page that comes back into sight: shows what has changed, if anything has."""
         try:
-            changed = seen != self._desk.answers.mark(conversation)
+            changed = seen != self._desk.of(request).answers.mark(conversation)
         except AppError:
             changed = True
         yield from self.follow(request, conversation, model) if changed else [NOTHING]
 
     # -- within -----------------------------------------------------------------------------------------------------
 
-    def _shown(self, conversation: str, model: str, lang: Lang) -> Generator[tuple[Any, ...], None, None]:
+    def _shown(
+        self, desk: LoginDesk, conversation: str, model: str, lang: Lang
+    ) -> Generator[tuple[Any, ...], None, None]:
         try:
-            yield from self._growing(conversation, lang)
-            yield self._settled(conversation, model, lang)
+            yield from self._growing(desk, conversation, lang)
+            yield self._settled(desk, conversation, model, lang)
         except AppError as error:
             yield gr.skip(), error_html(error, lang), *READY, gr.skip(), gr.skip(), gr.skip()
 
-    def _growing(self, conversation: str, lang: Lang) -> Iterator[tuple[Any, ...]]:
+    def _growing(self, desk: LoginDesk, conversation: str, lang: Lang) -> Iterator[tuple[Any, ...]]:
         """The answer in a conversation until it has ended; nothing if there is none."""
-        answer = self._desk.answers.of(conversation)
+        answer = desk.answers.of(conversation)
         if answer is None:
             return
-        path = self._desk.answers.path(conversation)
+        path = desk.answers.path(conversation)
         earlier = [one for one in path if one.id != answer.row]
         before = [bubble for one in earlier for bubble in bubbles(one, lang)]
-        pause = 1 / self._desk.config.interface.refresh_per_second
+        pause = 1 / desk.config.interface.refresh_per_second
         text = answer.before.text if answer.before else ""
         written = len(text)
-        versions = branches.versions(self._desk.store, conversation)
+        versions = branches.versions(desk.store, conversation)
         beside: tuple[Any, ...] = (feet_html(earlier, versions, lang, done=False), gr.skip(), mark_of(path))
         try:
             for event in answer.job:
@@ -219,25 +226,16 @@ class ChatEvents:
         others = waited_for(self._desk.runner.status(), title, lang) if isinstance(event, Waiting) else ""
         return doing(event, title(model), lang, others)
 
-    def _edited(self, change: gr.EditData, conversation: str) -> StoredMessage:
-        """The question that was edited, if it is still what the page showed. Raises ConversationMoved."""
-        index = change.index if isinstance(change.index, int) else change.index[0]
-        rows = [one for one in self._desk.answers.path(conversation) for _ in range(bubble_count(one))]
-        shown = plain(text_of(change.previous_value)).split()  # the Chatbot strips what it shows
-        if index >= len(rows) or rows[index].text.split() != shown:
-            raise ConversationMoved()
-        return rows[index]
-
     # -- what the image tab does otherwise --------------------------------------------------------------------------
 
     def is_empty(self, box: Any) -> bool:
         return not box.strip()
 
-    def question(self, box: Any) -> tuple[str, tuple[ImagePart, ...]]:
+    def question(self, box: Any) -> Question:
         """Text and images of what is in the box. Raises InputError."""
         return box, ()
 
-    def boxed(self, question: StoredMessage) -> Any:
+    def boxed(self, question: StoredMessage, request: gr.Request) -> Any:
         """A question as the box takes it."""
         return question.text
 
@@ -256,11 +254,10 @@ class ChatEvents:
 
     # -- within -----------------------------------------------------------------------------------------------------
 
-    def _ask(self, text: str, images: Sequence[ImagePart], conversation: str, held_with: HeldWith, seen: str) -> str:
-        store = self._desk.store
-        if not conversation or store.conversation(conversation) is None:
-            conversation, seen = store.create(*held_with, self.kind), ""
-        self._desk.answers.ask(conversation, text, images, held_with, seen)
+    def _ask(self, desk: LoginDesk, asked: Question, conversation: str, held_with: HeldWith, seen: str) -> str:
+        if not conversation or desk.store.conversation(conversation) is None:
+            conversation, seen = desk.store.create(*held_with, self.kind), ""
+        desk.answers.ask(conversation, *asked, held_with, seen)
         return conversation
 
     def _noticed(self, work: Callable[[], Any], request: gr.Request) -> tuple[Any, str]:
@@ -269,14 +266,14 @@ class ChatEvents:
         except AppError as error:
             return None, error_html(error, self._desk.lang(request))
 
-    def _settled(self, conversation: str, model: str, lang: Lang) -> tuple[Any, ...]:
-        path = self._desk.answers.path(conversation) if conversation else []
+    def _settled(self, desk: LoginDesk, conversation: str, model: str, lang: Lang) -> tuple[Any, ...]:
+        path = desk.answers.path(conversation) if conversation else []
         chat: Any = [bubble for one in path for bubble in bubbles(one, lang)]
         if not path:
-            chat = gr.update(value=[], **self.empty(self._desk.library.spec(model), lang))
-        unsaved = self._desk.store.unsaved
+            chat = gr.update(value=[], **self.empty(desk.library.spec(model), lang))
+        unsaved = desk.store.unsaved
         status = notice_html(explain(unsaved, lang)) if unsaved is not None else ""
-        feet = feet_html(path, branches.versions(self._desk.store, conversation), lang)
+        feet = feet_html(path, branches.versions(desk.store, conversation), lang)
         return chat, status, *READY, feet, meter_html(path, lang), mark_of(path)
 
 
