@@ -85,12 +85,15 @@ ATTACKS: dict[str, Callable[[Store, str, int], object]] = {
 def test_another_owners_conversation_is_as_good_as_none(history: History, owner: str, other: str) -> None:
     mine = history.of(owner)
     id = talked(mine, "a secret 密")
+    mine.rewind(id, last(mine, id))
+    mine.add(id, "assistant", "another version")
     partly, hidden = talked(mine, "secret too"), talked(mine, "secret three")
-    branches.delete(mine, partly, last(mine, partly))
+    gone = last(mine, partly)
+    branches.delete(mine, partly, gone)
     Index(mine).delete(hidden)
     before, store = dump(history), history.of(other)
     for name, attack in ATTACKS.items():
-        for target, row in ((id, last(mine, id)), (partly, 4), (hidden, 6)):
+        for target, row in ((id, last(mine, id)), (partly, gone), (hidden, gone + 2)):
             got = attack(store, target, row)
             assert got == attack(store, "no-such", row) and not got, name
         assert dump(history) == before, name
