@@ -8,15 +8,15 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import launch
-from interface import guards
+from interface import separation
 from interface.logins import LOGIN
 
 
 class ByHeader:
-    """Stands where the door does."""
+    """Stands where the door does, or behind one that lets everybody in."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, files: separation.Files) -> None:
+        self.app = separation.Separation(app, files)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = dict(scope.get("headers", ())).get(b"x-login", b"").decode()
@@ -24,6 +24,5 @@ class ByHeader:
 
 
 if __name__ == "__main__":
-    guards_of = guards.middleware
-    guards.middleware = lambda *who: [*guards_of(*who), Middleware(ByHeader)]  # type: ignore[assignment]
+    separation.middleware = lambda files: Middleware(ByHeader, files=files)
     sys.exit(launch.main())

@@ -12,6 +12,12 @@ from typing import Any
 import gradio as gr
 import pytest
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
 from configs.load import load_catalogue, load_config
 from configs.schema import ModelSpec
@@ -24,7 +30,7 @@ from interface.history import MIGRATIONS, History, Store
 from interface.index import Index, purge
 from interface.logins import login_of
 from interface.presets import Presets
-from interface.separation import Files
+from interface.separation import Files, Separation
 from interface.transfer import export_json, export_markdown, import_file
 from interface.uploads import Uploads
 
@@ -223,6 +229,64 @@ def test_a_foreign_file_in_an_event_is_one_that_is_not_there(
     gone = str(tmp_path / "gone" / "other.png")
     assert kept["data"][0] == {"text": "hi", "files": [{"path": str(mine), "meta": {}}, {"path": gone}]}
     assert kept["event_data"] == {"value": [[{"path": gone}]], "path": 3}
+
+
+# -- in front of Gradio -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(history: History) -> Callable[..., Any]:
+    """What Gradio gets to see of a request that a login has sent."""
+
+    async def gradio(request: Request) -> Response:
+        body = (await request.body()).decode()
+        seen = {"path": request.url.path, "query": request.query_params.multi_items(), "body": body}
+        return JSONResponse(seen | {"length": request.headers.get("content-length")})
+
+    inner = Starlette(routes=[Route("/{path:path}", gradio, methods=["GET", "POST"])])
+    files = Files(history)
+
+    def ask(login: str, method: str, path: str, **how: Any) -> Any:
+        async def door(scope: Scope, receive: Receive, send: Send) -> None:
+            await Separation(inner, files)({**scope, "state": {"login": login}}, receive, send)
+
+        with TestClient(door) as client:
+            return client.request(method, path, **how).json()
+
+    return ask
+
+
+def test_names_of_sessions_and_uploads_are_each_logins_own(asked: Callable[..., Any]) -> None:
+    for path in ("queue/data?session_hash=X", "upload_progress?upload_id=X", "heartbeat/X", "upload?upload_id=X&a=b"):
+        for before in ("/gradio_api/", "/behind/a/proxy/gradio_api/"):
+            ann, ben, nobody = (asked(login, "GET", before + path) for login in ("ann", "ben", ""))
+            assert asked("ann", "GET", before + path) == ann != ben
+            assert "X" in str(nobody) and ".X" not in str(nobody)
+            assert str(ann).count(".X") == 1 and ann["path"].startswith(before)
+    twice = asked("ann", "GET", "/gradio_api/queue/data?session_hash=X&session_hash=Y&x=%2B%20é")["query"]
+    assert [value[32:] for _, value in twice[:2]] == [".X", ".Y"] and twice[2] == ["x", "+ é"]
+    for sent in ({"session_hash": "X"}, {"session_hash": "X", "data": []}):
+        for route in ("queue/join", "queue/join/", "run/stop", "api/stop/"):
+            body = json.loads(asked("ann", "POST", f"/gradio_api/{route}", json=sent)["body"])
+            assert body == {**sent, "session_hash": body["session_hash"]} and body["session_hash"][32:] == ".X"
+
+
+def test_an_event_is_told_as_it_was_sent_but_for_its_session(asked: Callable[..., Any]) -> None:
+    sent = {
+        "data": ["你好 \ud83d\n", 1.5, -1, None, True, {"a": [1e-9]}],
+        "session_hash": None,
+        "event_data": {"x": 2**60},
+    }
+    seen = asked("ann", "POST", "/gradio_api/queue/join", content=json.dumps(sent))
+    assert json.loads(seen["body"]) == sent and seen["length"] == str(len(seen["body"].encode()))
+    named_twice = asked("ann", "POST", "/gradio_api/queue/join", content='{"session_hash": "X", "session_hash": "Y"}')
+    assert "X" not in named_twice["body"] and ".Y" in named_twice["body"]
+
+
+def test_what_is_not_gradios_passes_as_it_is(asked: Callable[..., Any]) -> None:
+    for login in ("ann", ""):
+        seen = asked(login, "POST", "/v1/chat/completions?session_hash=X", content='{"session_hash": "X"}')
+        assert seen["query"] == [["session_hash", "X"]] and seen["body"] == '{"session_hash": "X"}'
 
 
 # -- on a desk --------------------------------------------------------------------------------------------------------
