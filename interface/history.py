@@ -260,9 +260,10 @@ class Store:
 
     def has_image(self, sha256: str) -> bool:
         """Whether a message of the owner's names it; also one out of sight, until the conversation ends."""
+        # By this index, or SQLite would go through all that the owner has said: 2 ms for 20,000 images instead of 50.
         found = self.one(
-            "SELECT 1 FROM messages m JOIN conversations c ON c.id = m.conversation"
-            " WHERE m.images <> '[]' AND instr(m.images, ?) AND c.owner = ?",
+            "SELECT 1 FROM messages m INDEXED BY messages_with_images CROSS JOIN conversations c"
+            " ON c.id = m.conversation WHERE m.images <> '[]' AND instr(m.images, ?) AND c.owner = ?",
             sha256,
             self.owner,
         )

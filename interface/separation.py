@@ -28,6 +28,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from engines.errors import HistoryUnavailable
 from interface.history import History
 from interface.logins import login_of
 
@@ -67,7 +68,10 @@ class Files:
         real = _real(path)
         image = IMAGE.fullmatch(os.path.basename(real))
         if image and os.path.dirname(real) == _real(self._history.images):
-            return self._history.of(login).has_image(image[1])
+            try:
+                return self._history.of(login).has_image(image[1])
+            except HistoryUnavailable:
+                return False
         with self._lock:
             return bool(self._lent.get(real, set()) & {login, None})
 
