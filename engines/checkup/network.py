@@ -143,8 +143,8 @@ def port(host: str, number: int, exact: bool, ours: bool) -> Finding:
         return ok("port", "port_ours", **facts)
     holder = listener(number)
     facts |= {"program": holder.name() if holder else "", "pid": holder.pid if holder else 0}
-    code = ("port_taken" if exact else "port_next") + ("" if holder else "_unseen")
-    return (problem if exact else note)("port", code, **facts)
+    code = "port_taken" if exact else "port_next"
+    return (problem if exact else note)("port", code if holder else f"{code}_unseen", **facts)
 
 
 def listener(number: int) -> psutil.Process | None:
