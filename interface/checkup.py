@@ -128,7 +128,7 @@ def _conversations(file: Path, running: bool) -> Finding:
         if _damaged(file, running):
             return problem("conversations", "store_damaged", file=str(file))
         return ok("conversations", "store_ok", size=size)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ok("conversations", "store_none")
     except StoreTooNew as error:
         return failed("conversations", error)

@@ -19,7 +19,7 @@ from engines.checkup.network import Address, proxy_for
 from engines.errors import AppError, DownloadFailed
 from engines.preferences import Preferences
 
-CONNECT, ASK = 2.5, 5.0
+CONNECT, ASK = 2.5, 6.5
 """Seconds for a connection, and for an answer."""
 ASKS = {"modelscope": fetch.list_modelscope, "huggingface": fetch.list_huggingface, "pypi": fetch.look_pypi}
 ENVIRON = {"MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "4"}
@@ -62,7 +62,7 @@ def asks(
 def reach(asked: Sequence[Ask], environ: Mapping[str, str], needs_pypi: bool) -> list[Finding]:
     """Asks all at once. That one hub is out of reach is no problem while another answers; PyPI is needed only for the
     embedded model."""
-    answers = side_by_side([lambda one=one: _reached(one, environ) for one in asked], CONNECT + ASK + 0.5)  # type: ignore[misc]
+    answers = side_by_side([lambda one=one: _reached(one, environ) for one in asked], CONNECT + ASK + 0.2)  # type: ignore[misc]
     found = [
         answer if isinstance(answer, Finding) else problem(f"hub.{one.kind}", "hub_slow", **_facts(one, environ))
         for one, answer in zip(asked, answers, strict=True)

