@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from configs.load import ROOT
@@ -68,30 +68,31 @@ class Doctor:
     def __init__(self, config: AppConfig, catalogue: Catalogue, environ: Mapping[str, str], exact_port: bool) -> None:
         self.config, self.environ, self.exact_port = config, environ, exact_port
         self.library, self.model = Library(config, catalogue), config.models.model
-        self.driver = probe.driver()
-        self.user = getpass.getuser()
+
+    @cached_property
+    def driver(self) -> probe.Driver:
+        """Asked for by the checks only: a broken driver may let one wait for long."""
+        return probe.driver()
 
     def checks(self) -> dict[str, Check]:
         """Every check by its name, in the order in which they are told."""
-        config, environ = self.config, self.environ
-        has_card = self.driver.state == "ok"
-        wanted = ROOT / ("requirements-cuda.txt" if has_card else "requirements.txt")
+        config, environ, user = self.config, self.environ, _user()
         store = config.data / "conversations.sqlite3"
         return {
             "python": partial(
                 interpreter.python, platform.python_version(), sys.maxsize.bit_length() + 1, sys.executable,
                 sys.prefix, sys.base_prefix, environ,
             ),
-            "packages": partial(interpreter.packages, wanted),
-            "card": partial(card.card, self.driver, environ),
+            "packages": self.packages,
+            "card": lambda: card.card(self.driver, environ),
             "torch": lambda: card.torch(card.import_torch(TORCH), self.driver, TORCH),
             "card.memory": lambda: card.memory(probe.device_memory()),
-            "image_engines": lambda: interpreter.image_engines(probe.vision_backends(), has_card),
+            "image_engines": lambda: interpreter.image_engines(probe.vision_backends(), self.has_card),
             "memory": self.memory,
             "fit": partial(checkup.fit, self.library, self.model),
             "shared_memory": partial(host.shared_memory, SHARED),
             "open_files": lambda: host.open_files(host.open_files_limit()),
-            "data": partial(folders.permissions, config.data, self.user),
+            "data": partial(folders.permissions, config.data, user),
             "disk": lambda: folders.room(config.data, folders.needed(self.library, self.model)),
             "models": partial(folders.models, self.library, self.model),
             "conversations": lambda: checkup.conversations(store, in_use(config.data) is not None),
@@ -100,9 +101,16 @@ class Doctor:
             "hub": self.reach,
             "localhost": network.localhost,
             "app": partial(checkup.running, config, self.exact_port),
-            "browser": partial(checkup.browser, config.server.port, environ, self.user, platform.node()),
+            "browser": partial(checkup.browser, config.server.port, environ, user, platform.node()),
             "share": lambda: checkup.share_helper(checkup.hugging_home()),
         }  # fmt: skip
+
+    @property
+    def has_card(self) -> bool:
+        return self.driver.state == "ok"
+
+    def packages(self) -> list[Finding]:
+        return interpreter.packages(ROOT / ("requirements-cuda.txt" if self.has_card else "requirements.txt"))
 
     def memory(self) -> Finding:
         total, free = probe.host_memory()
@@ -131,6 +139,14 @@ def _found(checks: Mapping[str, Check]) -> list[Finding]:
         else:
             found += [answer] if isinstance(answer, Finding) else answer
     return found
+
+
+def _user() -> str:
+    """Whose account this is; a container may run as one that has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return str(os.getuid()) if hasattr(os, "getuid") else ""
 
 
 def _short(executable: str) -> str:

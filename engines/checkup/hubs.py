@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import re
 import subprocess
 import sys
 import tempfile
@@ -88,13 +89,20 @@ def _reached(ask: Ask, environ: Mapping[str, str]) -> Finding:
     start = time.monotonic()
     try:
         _listing(ask, start + ASK)
-    except DownloadFailed as error:
-        kind = error.facts["kind"]
-        state = note if kind in REACHED else problem
-        return state(check, "hub_failed", kind=kind, detail=error.facts["detail"], **facts)
     except AppError as error:
-        return problem(check, "hub_failed", kind="tool", detail=error.code, **facts)
+        return _failure(ask, error, facts)
     return ok(check, "hub_ok", seconds=round(time.monotonic() - start, 1), **facts)
+
+
+def _failure(ask: Ask, error: AppError, facts: dict[str, str]) -> Finding:
+    """What a client said, by its name: that it reached somebody who said no is worth a note."""
+    check, kind, detail = f"hub.{ask.kind}", error.facts.get("kind", "tool"), error.facts.get("detail", error.code)
+    if kind in REACHED:
+        return note(check, "hub_refused", kind=kind, detail=detail, **facts)
+    if kind == "tool":
+        code = "hub_certificate" if re.search("CERTIFICATE|certificate", detail) else "hub_tool"
+        return problem(check, code, kind=kind, detail=detail, **facts)
+    return problem(check, "hub_failed_pypi" if ask.kind == "pypi" else "hub_failed", kind=kind, detail=detail, **facts)
 
 
 def _listing(ask: Ask, end: float) -> None:

