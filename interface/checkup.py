@@ -70,6 +70,16 @@ def _unreadable(file: Path, error: OSError) -> Finding:
     return failed(f"configuration.{file.stem}", broken)
 
 
+def library(config: AppConfig, catalogue: Catalogue) -> tuple[Library | None, list[Finding]]:
+    """The models of the catalogue and those that were added; None if what is kept of these cannot be read."""
+    try:
+        return Library(config, catalogue), []
+    except ConfigError as error:
+        file = config.data / "added-models.json"
+        detail = str(error.facts.get("detail", error.code))
+        return None, [problem("configuration.added", "added_broken", file=str(file), detail=detail)]
+
+
 def fit(library: Library, model: str) -> list[Finding]:
     """What the guard says of the model to start with. Of one that is not in the list, that."""
     try:

@@ -21,10 +21,12 @@ from pathlib import Path
 from configs.load import ROOT
 from configs.schema import AppConfig, Catalogue
 from engines import probe
+from engines.acquire import locate
 from engines.checkup import card, folders, host, hubs, interpreter, network
 from engines.checkup.finding import Check, Finding, failed, note, side_by_side
 from engines.errors import AppError
 from engines.library import Library
+from engines.preferences import Preferred
 from interface import checkup
 from interface.data_lock import in_use
 from interface.doctor_text import report, worded
@@ -46,7 +48,8 @@ def run(overrides: Mapping[str, object], exact_port: bool, as_json: bool, lang: 
     if hasattr(sys.stdout, "reconfigure"):  # what it finds is to be read where not every letter can be shown
         sys.stdout.reconfigure(errors="replace")
     with _waiting(t("doctor.looking", lang)):
-        found += _found(Doctor(config, catalogue, environ, exact_port).checks())
+        library, broken = checkup.library(config, catalogue)
+        found += broken + _found(Doctor(config, catalogue, library, environ, exact_port).checks())
     here = {"python": shlex.quote(_short(sys.executable)), "port": config.server.port}
     lines = [worded(one, lang, here) for one in found]
     healthy = all(one.state != "problem" for one in found)
@@ -65,9 +68,12 @@ def run(overrides: Mapping[str, object], exact_port: bool, as_json: bool, lang: 
 class Doctor:
     """The checks of one start, each with what it looks at."""
 
-    def __init__(self, config: AppConfig, catalogue: Catalogue, environ: Mapping[str, str], exact_port: bool) -> None:
-        self.config, self.environ, self.exact_port = config, environ, exact_port
-        self.library, self.model = Library(config, catalogue), config.models.model
+    def __init__(
+        self, config: AppConfig, catalogue: Catalogue, library: Library | None, environ: Mapping[str, str],
+        exact_port: bool,
+    ) -> None:  # fmt: skip
+        self.config, self.catalogue, self.library = config, library.catalogue if library else catalogue, library
+        self.environ, self.exact_port, self.model = environ, exact_port, config.models.model
 
     @cached_property
     def driver(self) -> probe.Driver:
@@ -75,7 +81,11 @@ class Doctor:
         return probe.driver()
 
     def checks(self) -> dict[str, Check]:
-        """Every check by its name, in the order in which they are told."""
+        """Every check by its name, in the order in which they are told; those of models where these are known."""
+        models = ("fit", "models") if self.library is None else ()
+        return {name: check for name, check in self._checks().items() if name not in models}
+
+    def _checks(self) -> dict[str, Check]:
         config, environ, user = self.config, self.environ, _user()
         store = config.data / "conversations.sqlite3"
         return {
@@ -93,7 +103,7 @@ class Doctor:
             "shared_memory": partial(host.shared_memory, SHARED),
             "open_files": lambda: host.open_files(host.open_files_limit()),
             "data": partial(folders.permissions, config.data, user),
-            "disk": lambda: folders.room(config.data, folders.needed(self.library, self.model)),
+            "disk": self.disk,
             "models": partial(folders.models, self.library, self.model),
             "conversations": lambda: checkup.conversations(store, in_use(config.data) is not None),
             "clock": lambda: host.clock(time.time(), (ROOT / "configs").glob("*.toml")),
@@ -112,6 +122,9 @@ class Doctor:
     def packages(self) -> list[Finding]:
         return interpreter.packages(ROOT / ("requirements-cuda.txt" if self.has_card else "requirements.txt"))
 
+    def disk(self) -> list[Finding]:
+        return folders.room(self.config.data, folders.needed(self.library, self.model) if self.library else 0)
+
     def memory(self) -> Finding:
         total, free = probe.host_memory()
         programs = probe.host_programs(frozenset([os.getpid()]))
@@ -120,9 +133,9 @@ class Doctor:
     def reach(self) -> list[Finding]:
         if self.config.models.offline:
             return [note("hub", "hub_offline")]
-        models, sources = self.library.catalogue.models, self.config.models.sources
-        asked = hubs.asks(models, self.model, sources, self.library.preferred.now, self.environ)
-        needs_pypi = any(spec.demo and self.library.folder(spec.id) is None for spec in models)
+        models, preferred = self.catalogue.models, Preferred(self.config.data / "preferences.json").now
+        asked = hubs.asks(models, self.model, self.config.models.sources, preferred, self.environ)
+        needs_pypi = any(spec.demo and locate(spec, self.config) is None for spec in models)
         return hubs.reach(asked, self.environ, needs_pypi)
 
 

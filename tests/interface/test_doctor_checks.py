@@ -20,7 +20,7 @@ from configs.load import HERE, load_catalogue
 from configs.schema import AppConfig, Catalogue, MemoryConfig, ServerConfig
 from engines.base import GenerationSettings
 from engines.library import Library
-from interface import checkup
+from interface import checkup, doctor
 from interface.data_lock import DataLock, in_use
 from interface.doctor_text import COLUMNS, wrapped
 from interface.history import Store
@@ -55,6 +55,15 @@ def test_files_that_are_broken(tmp_path: Path) -> None:
     assert config == AppConfig(tmp_path / "d") and catalogue == Catalogue(())
     found = checkup.configuration({}, {}, tmp_path / "none")[2]
     assert [one.check for one in found] == ["configuration.app", "configuration.models"] and said(found[0])
+
+
+def test_added_models_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "added-models.json").write_text("{")
+    library, found = checkup.library(AppConfig(tmp_path), load_catalogue())
+    assert library is None and only(found).code == "added_broken"
+    checks = doctor.Doctor(AppConfig(tmp_path), load_catalogue(), None, {}, False).checks()
+    assert "disk" in checks and not {"fit", "models"} & set(checks)
+    assert briefly(checks["disk"]())[0][0] == "disk"
 
 
 def test_keys_are_not_repeated(tmp_path: Path) -> None:
