@@ -59,6 +59,8 @@ class Talk:
     """The lines under the messages, for page.js; their buttons, and a page that comes back, call from here."""
     meter: gr.HTML
     seen: gr.Textbox
+    since: gr.Textbox
+    """The place of the first message that is drawn, once a page has asked for earlier ones."""
     settled: list[Any] = field(default_factory=list, kw_only=True)
     """The events after which nothing is being answered on a page: its opening, and the end of each answer."""
     changed: list[Any] = field(default_factory=list, kw_only=True)
@@ -110,7 +112,7 @@ def build(desk: Desk, demo: gr.Blocks, side: Side) -> ChatTab:
     drawer = draw_settings(desk, "text")
     tab = ChatTab(
         "text", model, state, new, chat, status, notice, prompt, send, stop, *drawer, feet, meter,
-        gr.Textbox(visible=False), offer, take_offer, swap, dismiss,
+        gr.Textbox(visible=False), gr.Textbox(visible=False), offer, take_offer, swap, dismiss,
     )  # fmt: skip
     wire(ChatEvents(desk), tab, demo, side)
 
@@ -209,6 +211,7 @@ def draw_settings(desk: Desk, kind: ModelKind) -> tuple[list[Component], gr.Butt
 def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks, side: Side) -> None:
     """Whatever may have started an answer, or opened a conversation, is followed."""
     where = [tab.conversation]
+    following = [tab.conversation, tab.model, tab.since]
     again, asked = [*where, tab.seen, *tab.held_with], [tab.prompt, *where, tab.notice]
     asking = [tab.prompt, *again]
     named_by = ADDRESS_NAMES[tab.kind]
@@ -223,7 +226,7 @@ def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks, side: Side) -> None:
         named.then(None, None, None, js=BEGUN % tab.kind, **QUIET)
         # "multiple": what is followed already goes on with this.
         end = named.then(
-            events.follow, [tab.conversation, tab.model], tab.shown, trigger_mode="multiple", **called("follow")
+            events.follow, following, tab.shown, trigger_mode="multiple", **called("follow")
         )
         end.then(None, None, None, js=ENDED % tab.kind, **QUIET)
         tab.settled.append(end)
@@ -236,19 +239,20 @@ def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks, side: Side) -> None:
     example = tab.chat.example_select(events.example, None, tab.prompt, **QUIET)
     followed(example.then(events.ask, asking, asked, **QUIET))
     followed(tab.chat.retry(events.retry, again, tab.notice, **called("retry")))
-    followed(tab.chat.edit(events.edit, again, tab.notice, **called("edit")))
+    edited = [*where, tab.seen, tab.since, *tab.held_with]
+    followed(tab.chat.edit(events.edit, edited, tab.notice, **called("edit")))
     followed(tab.chat.undo(events.undo, [*where, tab.seen], [tab.prompt, tab.notice], **called("undo")))
-    followed(tab.feet.click(events.act, again, tab.notice, **called("act")))
-    tab.settled.append(tab.feet.submit(events.look, [*where, tab.model, tab.seen], tab.shown, **called("look")))
+    followed(tab.feet.click(events.act, again, [tab.notice, tab.since], **called("act")))
+    tab.settled.append(tab.feet.submit(events.look, [*following, tab.seen], tab.shown, **called("look")))
     followed(demo.load(events.open, where, [tab.conversation, *tab.held_with], js=from_address, **called("open")))
     opened = [tab.conversation, *tab.held_with]
     # "always_last": of several that are opened in a hurry, the last is what stays.
     followed(side.opened(tab.kind)(events.open, where, opened, js=FROM_SIDEBAR, trigger_mode="always_last", **QUIET))
-    side.overtaken(tab.kind)(events.follow, [*where, tab.model], tab.shown, trigger_mode="multiple", **QUIET)
-    side.opened(tab.kind)(None, None, [tab.notice, tab.seen], js="() => ['', '']", **QUIET)
+    side.overtaken(tab.kind)(events.follow, following, tab.shown, trigger_mode="multiple", **QUIET)
+    side.opened(tab.kind)(None, None, [tab.notice, tab.seen, tab.since], js="() => ['', '', '']", **QUIET)
     # In the browser, so that what is asked right after is asked afresh; what stands in the box stays.
     for left in (tab.new.click, tab.chat.clear, side.left(tab.kind)):
-        followed(left(None, None, [*asked[1:], tab.seen], js="() => ['', '', '']", **QUIET))
+        followed(left(None, None, [*asked[1:], tab.seen, tab.since], js="() => ['', '', '', '']", **QUIET))
     tab.stop.click(events.stop, where, None, queue=False, **called("stop"))
     tab.model.input(events.usual, [tab.model], tab.settings, **QUIET)
     tab.usual.click(events.usual, [tab.model], tab.settings, **QUIET)
