@@ -225,9 +225,7 @@ def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks, side: Side) -> None:
         named = event.then(None, where, None, js=to_address, **QUIET)
         named.then(None, None, None, js=BEGUN % tab.kind, **QUIET)
         # "multiple": what is followed already goes on with this.
-        end = named.then(
-            events.follow, following, tab.shown, trigger_mode="multiple", **called("follow")
-        )
+        end = named.then(events.follow, following, tab.shown, trigger_mode="multiple", **called("follow"))
         end.then(None, None, None, js=ENDED % tab.kind, **QUIET)
         tab.settled.append(end)
         tab.changed.extend((named, end))

@@ -34,6 +34,8 @@ from interface.i18n import Lang, lang_of, t
 
 TORCH, ALL, NETWORK = 8.0, 9.5, 2.5
 """Seconds for importing torch, for everything together, and for a connection."""
+INTERRUPTED = 130
+"""The exit code that shells know for Ctrl-C."""
 SHARED = Path("/dev/shm")  # noqa: S108  only its size is looked at
 
 
@@ -47,9 +49,12 @@ def run(overrides: Mapping[str, object], exact_port: bool, as_json: bool, lang: 
     found.append(checkup.terminal(sys.stdout.encoding, sys.platform == "win32"))
     if hasattr(sys.stdout, "reconfigure"):  # what it finds is to be read where not every letter can be shown
         sys.stdout.reconfigure(errors="replace")
-    with _waiting(t("doctor.looking", lang)):
-        library, broken = checkup.library(config, catalogue)
-        found += broken + _found(Doctor(config, catalogue, library, environ, exact_port).checks())
+    try:
+        with _waiting(t("doctor.looking", lang)):
+            library, broken = checkup.library(config, catalogue)
+            found += broken + _found(Doctor(config, catalogue, library, environ, exact_port).checks())
+    except KeyboardInterrupt:
+        return INTERRUPTED
     here = {"python": shlex.quote(_short(sys.executable)), "port": config.server.port}
     lines = [worded(one, lang, here) for one in found]
     healthy = all(one.state != "problem" for one in found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -34,20 +35,24 @@ sys.exit(launch.main())
 
 
 def doctor(*flags: str, program: tuple[str, ...] = ("-c", PATIENT), **environ: str) -> subprocess.CompletedProcess[str]:
-    """Runs it with nothing of the developer's own network settings. It leaves no process behind."""
+    """Runs it. It leaves no process behind."""
+    done = subprocess.run(
+        [sys.executable, *program, "doctor", *flags],
+        cwd=ROOT, env=settings(environ), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr + done.stdout
+    assert [one for one in psutil.process_iter() if marked(one)] == []
+    return done
+
+
+def settings(more: dict[str, str]) -> dict[str, str]:
+    """The environment with nothing of the developer's own network settings, and a mark that processes inherit."""
     own = {
         name: value
         for name, value in os.environ.items()
         if not name.lower().endswith("_proxy") and not name.startswith(("PIP_", "HF_", "MODELSCOPE_", "SSH_"))
     }
-    mark = {"PIP_CONFIG_FILE": os.devnull, "LANG": "C.UTF-8", "DOCTOR_TEST": str(os.getpid())}
-    done = subprocess.run(
-        [sys.executable, *program, "doctor", *flags],
-        cwd=ROOT, env=own | mark | environ, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr + done.stdout
-    assert [one for one in psutil.process_iter() if marked(one)] == []
-    return done
+    return own | {"PIP_CONFIG_FILE": os.devnull, "LANG": "C.UTF-8", "DOCTOR_TEST": str(os.getpid())} | more
 
 
 def marked(process: psutil.Process) -> bool:
@@ -133,6 +138,22 @@ def test_beside_the_running_app(tmp_path: Path) -> None:
     assert found["app"]["facts"]["address"] == app.url
     assert [found[name]["state"] for name in ("app", "port", "conversations", "data")] == ["ok"] * 4
     assert app.stop() == 0
+
+
+def test_ctrl_c_ends_it_without_a_trace(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # a hub that never answers: it is still at it
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        process = subprocess.Popen(
+            [sys.executable, "-c", PATIENT, "doctor", "--data", str(tmp_path / "data")],
+            cwd=ROOT, env=settings({"MODELSCOPE_ENDPOINT": url, "HF_ENDPOINT": url}),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        silent.settimeout(60)
+        silent.accept()[0].close()
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate(timeout=30)[0] == "" and process.returncode == 130
+    left = [one for one in psutil.process_iter() if marked(one)]
+    assert not psutil.wait_procs(left, timeout=10)[1]
 
 
 def test_a_python_without_the_packages(tmp_path: Path) -> None:
