@@ -169,9 +169,7 @@ class ChatEvents:
         """-> system, *sliders: a model's own settings."""
         return self.fitting((*usual_settings(self._desk.library.spec(model)), "auto"))
 
-    def follow(
-        self, request: gr.Request, conversation: str, model: str, since: str = ""
-    ) -> Iterator[tuple[Any, ...]]:
+    def follow(self, request: gr.Request, conversation: str, model: str, since: str = "") -> Iterator[tuple[Any, ...]]:
         """-> chat, status, send, stop, feet, meter, seen. Shows the conversation, and its answer until it has ended.
 
         `since` is where a page begins that has asked for earlier messages, "" for the newest.
