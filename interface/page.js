@@ -58,7 +58,7 @@
 
   // The line under each message comes from the server as HTML, and is put beside Gradio's own buttons here: so it is
   // no part of the text that is copied or edited. Its buttons, and a page that comes back into sight, call the server.
-  const feet = (element, props, trigger, watch, prefix) => {
+  const feet = (element, props, trigger, watch, prefix, settled) => {
     let lines = new Map(), rowsBefore = 0;
     const above = document.createElement("div");
     above.className = "earlier";
@@ -100,6 +100,12 @@
       const button = event.target.closest?.(`#${prefix}chat :is(.foot, .earlier) [data-do], #${prefix}notice [data-do]`);
       if (button?.dataset.do === "earlier") rowsBefore = document.querySelectorAll(`#${prefix}chat .message-row`).length;
       if (button) trigger("click", { do: button.dataset.do, row: button.dataset.row });
+    });
+    let settling = 0;
+    document.addEventListener("settled", ({ detail: kind }) => {
+      if ((kind === "text") !== (prefix === "")) return;
+      clearTimeout(settling);
+      settling = setTimeout(settled, 50);
     });
     const look = () => document.visibilityState === "visible" && trigger("submit", {});
     for (const kind of ["focus", "online", "pageshow"]) window.addEventListener(kind, look);
