@@ -15,7 +15,7 @@ from interface.archive import MAX_FILE
 from interface.desk import QUIET, Desk, label
 from interface.i18n import t
 from interface.theme import CSS, head, theme, translations
-from interface.vision_events import SAMPLES, SAMPLES_FOLDER, sample_path
+from interface.vision_events import SAMPLES_FOLDER
 
 PORTS_TRIED = 40
 CACHE_SECONDS = 24 * 3600
@@ -67,8 +67,6 @@ def opened_tab(named: str) -> Any:
 def serve(desk: Desk, demo: gr.Blocks, port: int) -> str:
     """Starts answering HTTP on `port` and returns the address; comes back at once."""
     server, lang = desk.config.server, desk.config.interface.lang
-    for name in SAMPLES:
-        desk.files.lend_copy(None, sample_path(name))
     demo.queue(default_concurrency_limit=None)
     demo.launch(
         server_name=server.host,
