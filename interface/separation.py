@@ -105,7 +105,11 @@ class Separation:
         if not prefix or route.rstrip("/") in OPEN:
             await self.app(scope, receive, send)
         elif route.startswith(("file=", "file/")):
-            await self._file(login, route[5:], scope, receive, send)
+            if await anyio.to_thread.run_sync(self._files.may_read, login, route[5:]):
+                await self.app(scope, receive, send)
+            else:
+                # In the words in which Gradio speaks of a file that is not there.
+                await JSONResponse({"detail": f"File not allowed: {route[5:]}."}, 403)(scope, receive, send)
         elif route in NAMED:
             pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
             own = [(name, _own(login, value) if name in OWN else value) for name, value in pairs]
@@ -118,18 +122,6 @@ class Separation:
             await self._event(login, scope, receive, send)
         else:
             await JSONResponse({"detail": "Not Found"}, 404)(scope, receive, send)
-
-    async def _file(self, login: str, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        async def private(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["cache-control"] = "private"  # a proxy's cache knows no logins
-            await send(message)
-
-        if await anyio.to_thread.run_sync(self._files.may_read, login, path):
-            await self.app(scope, receive, private)
-        else:
-            # In the words in which Gradio speaks of a file that is not there.
-            await JSONResponse({"detail": f"File not allowed: {path}."}, 403)(scope, receive, send)
 
     def _lending(self, login: str, send: Send) -> Send:
         """Lends the login what it has uploaded, before it is told where that is."""
