@@ -46,7 +46,7 @@ class Arguments:
     allow_hosts: list[str] | None = None
     share: bool | None = None
     auth: list[str] | None = field(default=None, repr=False)
-    auth_file: Path | None = None
+    auth_file: str | None = None
     no_auth: bool = False
     offline: bool | None = None
     lang: str | None = None
@@ -149,7 +149,7 @@ def _parser(command: str) -> _Parser:
         add(
             "--auth", action="append", metavar="NAME:PASSWORD", help="a login; others here can see it, a file is better"
         )
-        add("--auth-file", type=Path, metavar="FILE", help="logins, one NAME:PASSWORD a line")
+        add("--auth-file", metavar="FILE", help="logins, one NAME:PASSWORD a line")
         add("--no-auth", action="store_true", default=None, help="ask nobody for a login, wherever the app listens")
         add("--port", type=int, help="port to listen on; 0 takes any free one")
         add("--no-browser", dest="browser", action="store_false", default=None, help="do not open a browser")

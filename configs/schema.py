@@ -40,7 +40,7 @@ class ServerConfig(Strict):
     allow_hosts: tuple[str, ...] = ()
     share: bool = False
     auth: tuple[str, ...] = field(default=(), repr=False)
-    auth_file: Path | None = None
+    auth_file: str = ""
     session_idle: Annotated[float, Gt(0)] = 24 * 3600.0
     session_lifetime: Annotated[float, Gt(0)] = 7 * 24 * 3600.0
     api_keys: tuple[str, ...] = field(default=(), repr=False)

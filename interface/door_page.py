@@ -13,7 +13,7 @@ from interface.theme import INK, SANS, SEAL
 
 LOGIN_PAGE = "login"
 LOGOUT = "logout"
-STYLE = Path(__file__).with_name("login.css")
+STYLE = Path(__file__).with_name("door.css")
 
 # What the reader has chosen for the app goes before what the system says; without a script, the system's is right.
 SCRIPT = """

@@ -30,7 +30,7 @@ class Entrance:
     def of(cls, config: AppConfig, no_auth: bool) -> Entrance:
         """The entrance that a configuration needs. Raises ConfigError for logins that cannot be used."""
         server = config.server
-        logins = given(server.auth, server.auth_file)
+        logins = given(server.auth, Path(server.auth_file) if server.auth_file else None)
         if no_auth and logins:
             raise ConfigError("login_contradiction")
         if logins:
@@ -51,7 +51,7 @@ class Entrance:
             said.append(t("login.kept_keys", lang, file=config.data / KEYS_FILE))
         if self.unguarded:
             said += [t("login.unguarded", one) for one in LANGS]
-        if server.auth_file is not None and readable_by_others(server.auth_file):
+        if server.auth_file and readable_by_others(Path(server.auth_file)):
             said.append(t("login.file_open", lang, file=server.auth_file))
         return said
 
