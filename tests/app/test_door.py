@@ -384,7 +384,9 @@ def test_every_answer_carries_the_headers(app: Served, ann: httpx.Client) -> Non
         assert "geolocation=()" in answer.headers["permissions-policy"]
         assert answer.headers["cross-origin-opener-policy"] == "same-origin"
         assert answer.headers["cross-origin-resource-policy"] == "same-origin"
-    assert answers[3].headers["cache-control"] == "no-store"
+    assert answers[0].headers["cache-control"] == answers[3].headers["cache-control"] == "no-store"
+    uploaded = ann.post("gradio_api/upload", files={"files": ("x.txt", b"x")}).json()[0]
+    assert ann.get(f"gradio_api/file={uploaded}").headers["cache-control"] == "private, no-cache"
 
 
 def test_a_request_that_grows_too_large_is_refused_while_it_comes(ann: httpx.Client) -> None:

@@ -39,6 +39,8 @@ def test_sign_in_chat_and_sign_out(guarded: Served, browser: Browser) -> None:
     page.get_by_role("button", name="Language and theme").click()
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_label("Password")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_label("Password")).to_be_visible()
     page.goto(conversation)
     expect(page.get_by_label("Password")).to_be_visible()
     assert "to=" in page.url and context.request.get(guarded.url + "config").status == 401
