@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from configs.errors import ConfigError
-from configs.load import load_catalogue, load_config
+from configs.load import PREFIX, SECRET, load_catalogue, load_config
 from configs.schema import AppConfig
 from engines.errors import AppError, ModelUnknown
 from engines.library import Library
@@ -286,6 +286,8 @@ def _prepare(config: AppConfig) -> None:
         raise ConfigError("data_unwritable", folder=config.data, detail=error.strerror or str(error)) from None
     logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    for key in SECRET:  # read by now, and nothing for the processes that engines run in
+        os.environ.pop(PREFIX + key.upper(), None)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(config.data / "uploads")
     # The server would believe X-Forwarded-For from this computer, where tunnels come out. Who has a proxy that sets it

@@ -27,6 +27,7 @@ from interface.guards import BodyLimit, middleware
 from interface.logins import Login, login_of
 from interface.sessions import Sessions
 from interface.throttle import BURST, Throttle
+from tests.app.test_http import until
 from tools.served import ROOT, Served
 
 ANN = {"name": "ann", "password": "correct horse"}
@@ -36,9 +37,8 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    app = Served(
-        tmp_path_factory.mktemp("app"), "--fake", "--auth", "ann:correct horse", "--auth", "书生:案头有书和茶，还有灯"
-    )
+    logins = {"SHUSHENG_AUTH": "ann:correct horse,书生:案头有书和茶，还有灯"}
+    app = Served(tmp_path_factory.mktemp("app"), "--fake", environ=logins)
     yield app
     assert app.stop() == 0, app.output
 
@@ -166,6 +166,7 @@ def test_the_password_is_in_no_log(app: Served, ann: httpx.Client) -> None:
     assert ann.get("config").status_code == 200
     written = app.output + (app.data / "logs" / "app.log").read_text(encoding="utf-8")
     assert "correct horse" not in written and "sk-" not in written
+    assert all("SHUSHENG_AUTH" not in one.environ() for one in until(app.workers))
 
 
 # -- the door with a clock at hand ------------------------------------------------------------------------------------
