@@ -8,19 +8,20 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 import webbrowser
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import NoReturn
 
 import interface.needs  # noqa: F401  first: says what is not installed
 from configs.errors import ConfigError
-from configs.load import load_catalogue, load_config
+from configs.load import PREFIX, SECRET, load_catalogue, load_config
 from configs.schema import AppConfig
 from engines.errors import AppError, ModelUnknown
 from engines.library import Library
@@ -43,6 +44,11 @@ class Arguments:
     port: int | None = None
     browser: bool | None = None
     data: Path | None = None
+    allow_hosts: list[str] | None = None
+    share: bool | None = None
+    auth: list[str] | None = field(default=None, repr=False)
+    auth_file: str | None = None
+    no_auth: bool = False
     offline: bool | None = None
     lang: str | None = None
     model: str | None = None
@@ -59,6 +65,7 @@ class Arguments:
     def overrides(self) -> dict[str, object]:
         """What goes before configuration, by its keys."""
         keys = ("host", "port", "browser", "data", "offline", "lang", "model", "backend", "force")
+        keys += ("allow_hosts", "share", "auth", "auth_file")
         return {key: getattr(self, key) for key in keys}
 
 
@@ -101,8 +108,13 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(
-            "config_value", file=self.prog, where="command line", value=" ".join(sys.argv[1:]), detail=message
+            "config_value", file=self.prog, where="command line", value=_without_secrets(sys.argv[1:]), detail=message
         )
+
+
+def _without_secrets(argv: Sequence[str]) -> str:
+    """A command line as it may be shown."""
+    return re.sub(r"--auth[ =](\S+)", "--auth …", " ".join(argv))
 
 
 def _parser(command: str) -> _Parser:
@@ -127,6 +139,19 @@ def _parser(command: str) -> _Parser:
         add("--model", help="the model to start with")
     if command == "serve":
         add("--host", help="address to listen on; 127.0.0.1 is this computer only")
+        add(
+            "--allow-host",
+            action="append",
+            dest="allow_hosts",
+            metavar="NAME",
+            help="a name that a proxy of yours uses",
+        )
+        add("--share", action="store_true", default=None, help="also at a public address of Gradio's, with a login")
+        add(
+            "--auth", action="append", metavar="NAME:PASSWORD", help="a login; others here can see it, a file is better"
+        )
+        add("--auth-file", metavar="FILE", help="logins, one NAME:PASSWORD a line")
+        add("--no-auth", action="store_true", default=None, help="ask nobody for a login, wherever the app listens")
         add("--port", type=int, help="port to listen on; 0 takes any free one")
         add("--no-browser", dest="browser", action="store_false", default=None, help="do not open a browser")
     if command == "plan":
@@ -217,10 +242,10 @@ def _run(arguments: Arguments, library: Library, lang: Lang) -> int:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             return terminal.chat(library, lang)
         case _:
-            return serve(library, lang, exact_port=arguments.port is not None)
+            return serve(library, lang, arguments.port is not None, arguments.no_auth)
 
 
-def serve(library: Library, lang: Lang, exact_port: bool) -> int:
+def serve(library: Library, lang: Lang, exact_port: bool, no_auth: bool = False) -> int:
     """Serves the page until a signal ends it: then answers are cut and saved, and no process stays behind."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -230,22 +255,26 @@ def serve(library: Library, lang: Lang, exact_port: bool) -> int:
     from interface import app
     from interface.data_lock import DataLock
     from interface.desk import Desk
+    from interface.entrance import Entrance
 
     config = library.config
+    entrance = Entrance.of(config, no_auth)
     lock = DataLock(config.data)
     port = app.free_port(config.server.host, config.server.port, exact_port)
     if port is None:
         raise ConfigError("port_taken", port=config.server.port)
     desk = Desk.open(library)
     damaged = desk.history.set_aside
-    demo = app.build(desk)
-    address = app.serve(desk, demo, port)
+    demo = app.build(desk, login=bool(entrance.logins))
+    address = app.serve(desk, demo, port, entrance)
     lock.serving(address)
     if damaged is not None:
         print(explain(damaged, lang).line)
     if port != config.server.port and config.server.port:
         print(t("app.port_taken", lang, wanted=config.server.port, port=port))
     print(t("app.serving", lang, url=address))
+    for line in entrance.lines(config, lang):
+        print(line)
     print(t("app.stop_hint", lang, data=config.data), flush=True)
     if config.server.browser and _has_display():
         webbrowser.open(address)
@@ -268,8 +297,13 @@ def _prepare(config: AppConfig) -> None:
         raise ConfigError("data_unwritable", folder=config.data, detail=error.strerror or str(error)) from None
     logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    for key in SECRET:  # read by now, and nothing for the processes that engines run in
+        os.environ.pop(PREFIX + key.upper(), None)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(config.data / "uploads")
+    # The server would believe X-Forwarded-For from this computer, where tunnels come out. Who has a proxy that sets it
+    # right may say so in the server's own variable.
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
     # Behind a proxy, Gradio would ask the proxy for its own loopback address.
     for name in ("no_proxy", "NO_PROXY"):
         listed = [part for part in os.environ.get(name, "").split(",") if part]
