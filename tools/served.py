@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -20,19 +19,13 @@ ROOT = Path(__file__).resolve().parent.parent
 class Served:
     """A running app. Its log is a file, so that a full pipe cannot block it."""
 
-    def __init__(
-        self,
-        data: Path,
-        *flags: str,
-        environ: dict[str, str] | None = None,
-        program: Sequence[str] = ("launch.py",),
-    ) -> None:
+    def __init__(self, data: Path, *flags: str, environ: dict[str, str] | None = None) -> None:
         self.data = data
         data.mkdir(parents=True, exist_ok=True)
         self._out = data / "out.txt"
         with self._out.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, *program, "--port", "0", "--no-browser", "--data", str(data), *flags],
+                [sys.executable, "launch.py", "--port", "0", "--no-browser", "--data", str(data), *flags],
                 cwd=ROOT,
                 env=os.environ | {"LANG": "C.UTF-8"} | (environ or {}),
                 stdout=out,

@@ -1,7 +1,4 @@
-"""Two logins at one app attack each other: by id, file path, search, export, session, undo and forged payload.
-
-The real app, where a header says who asks in the door's place.
-"""
+"""Two logins at one app attack each other: by id, file path, search, export, session, undo and forged payload."""
 
 from __future__ import annotations
 
@@ -27,11 +24,24 @@ from tools.served import Served
 TEXT: list[Any] = ["smollm2-135m-instruct", "", 0.2, 0.9, 1.1, 8000, -1]
 VISION: list[Any] = ["internvl2-2b", "", 0.0, 0.8, 1.0, 800, -1, "auto"]
 LIST = "history-list"
+LOGINS, PASSWORD = ("ann", "ben"), "correct horse battery"
+NOBODYS = "made without a login"
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    app = Served(tmp_path_factory.mktemp("app"), "--fake", program=("-m", "tests.app.with_logins"))
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a conversation that was made while no login was needed."""
+    data = tmp_path_factory.mktemp("app")
+    app = Served(data, "--fake")
+    with Person(app, "") as nobody:
+        nobody.answered(NOBODYS)
+    assert app.stop() == 0, app.output
+    return data
+
+
+@pytest.fixture(scope="module")
+def app(data: Path) -> Iterator[Served]:
+    app = Served(data, "--fake", *(flag for name in LOGINS for flag in ("--auth", f"{name}:{PASSWORD}")))
     yield app
     assert app.stop() == 0, app.output
 
@@ -41,7 +51,10 @@ class Person:
 
     def __init__(self, app: Served, login: str, session: str = "") -> None:
         self.app, self.login, self.session = app, login, session or f"page-of-{login}"
-        self.http = httpx.Client(base_url=app.url, headers={"x-login": login} if login else {}, timeout=20)
+        self.http = httpx.Client(base_url=app.url, timeout=30)
+        if login:
+            signed_in = self.http.post("login", data={"name": login, "password": PASSWORD})
+            assert signed_in.status_code == 303, signed_in.text
         self.config = self.http.get("config").json()
 
     def __enter__(self) -> Person:
@@ -216,11 +229,10 @@ def test_presets_are_ones_own(ann: Person, ben: Person) -> None:
     assert "Answer ann." not in str(ben.call("chosen", "ann's way"))
 
 
-def test_what_is_made_without_a_login_is_no_logins(app: Served, ann: Person) -> None:
-    with Person(app, "") as nobody:
-        id = nobody.answered("made by nobody")
-        assert ann.call("open", id)[0] == "" and "nobody" not in ann.listed()
-        assert nobody.call("open", id)[0] == id and "secret" not in nobody.listed()
+def test_what_was_made_without_a_login_is_no_logins(app: Served, ann: Person) -> None:
+    with closing(sqlite3.connect(app.data / "conversations.sqlite3")) as db:
+        (id,) = db.execute("SELECT id FROM conversations WHERE owner = ''").fetchone()
+    assert ann.call("open", id)[0] == "" and NOBODYS not in ann.listed() + ann.listed("without")
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -313,11 +325,12 @@ def test_an_image_of_the_api_is_nobodys_on_the_page(ann: Person, app: Served) ->
     url = "data:image/png;base64," + base64.b64encode(png("gold")).decode()
     parts = [{"type": "text", "text": "fake: words=9 delay=0.2"}, {"type": "image_url", "image_url": {"url": url}}]
     asked = {"model": VISION[0], "stream": True, "messages": [{"role": "user", "content": parts}]}
-    with httpx.stream("POST", f"{app.url}v1/chat/completions", json=asked, timeout=20) as stream:
+    (found,) = re.findall(r"^ann:(.+)$", (app.data / "api-keys.txt").read_text(), re.MULTILINE)
+    key = {"authorization": f"Bearer {found}"}
+    with httpx.stream("POST", f"{app.url}v1/chat/completions", json=asked, headers=key, timeout=20) as stream:
         next(stream.iter_lines())
         images = [str(path) for path in (app.data / "requests").glob("*/*.webp")]
         assert images and {ann.get(path).status_code for path in images} == {403}
-        assert {httpx.get(f"{app.url}gradio_api/file={path}").status_code for path in images} == {403}
 
 
 # -- sessions ---------------------------------------------------------------------------------------------------------

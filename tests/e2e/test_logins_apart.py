@@ -1,4 +1,4 @@
-"""Two people's browsers at one app, behind the door: what one does is not there for the other. A header is the door."""
+"""Two people's browsers at one app: what one does is not there for the other."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from tests.e2e.conftest import OpenPage
 from tests.e2e.test_images import TWO, answers, attach, attached, loads, say, settled, thumbnails
 from tools.served import Served
 
+PASSWORD = "correct horse battery"
+
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    app = Served(tmp_path_factory.mktemp("app"), "--fake", program=("-m", "tests.app.with_logins"))
+    data = tmp_path_factory.mktemp("app")
+    app = Served(data, "--fake", "--auth", f"ann:{PASSWORD}", "--auth", f"ben:{PASSWORD}")
     yield app
     assert app.stop() == 0, app.output
 
 
 def test_one_sees_ones_images_and_the_other_a_new_conversation(app: Served, open_page: OpenPage) -> None:
     def page_of(login: str, address: str) -> Page:
-        return open_page(address, extra_http_headers={"x-login": login})
+        return open_page(address, sign_in=(login, PASSWORD))
 
     ann = page_of("ann", app.url + "?tab=images")
     attach(ann, TWO)
