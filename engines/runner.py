@@ -1,9 +1,9 @@
 """One thread owns the engines; everyone else holds a Job.
 
-Every load, answer and unload goes through one queue, in its order. Answers of one model run side by side, as many as
-its engine gives at once; everything else waits until nothing runs. Engines live in worker processes: one that dies,
-hangs or runs out of memory ends its jobs with a named error that keeps the partial answers, and the next question gets
-a fresh one.
+Every load, answer and unload goes through one queue, in which those who ask take turns. Answers of one model run side
+by side, as many as its engine gives at once; everything else waits until nothing runs. Engines live in worker
+processes: one that dies, hangs or runs out of memory ends its jobs with a named error that keeps the partial answers,
+and the next question gets a fresh one.
 """
 
 from __future__ import annotations
@@ -17,10 +17,19 @@ from dataclasses import replace
 from configs.schema import Limits
 from engines.answering import TICK, Answering
 from engines.base import GenerationSettings, Message, Usage
-from engines.errors import AppError, Busy, EngineError, EngineFailed, EngineHung, NotEnoughMemory, OutOfMemory
+from engines.errors import (
+    AppError,
+    Busy,
+    EngineError,
+    EngineFailed,
+    EngineHung,
+    NotEnoughMemory,
+    OutOfMemory,
+)
 from engines.job import NOTHING, Job, Loading, Ready, Waiting
 from engines.memory import MemoryPlan, Note
 from engines.status import Engaged, Kept, RunnerStatus
+from engines.turns import admit, in_turn
 from engines.wire import Failed, Gone, Library, Load, Loaded, Stage, WorkerHandle
 
 log = logging.getLogger(__name__)
@@ -46,7 +55,7 @@ class Runner:
         self._thread.start()
 
     def submit(self, model: str, messages: Sequence[Message], settings: GenerationSettings, owner: str = "") -> Job:
-        """Queues a question. Raises Busy(waiting, limit)."""
+        """Queues a question of `owner`, whoever that is. Raises Busy(waiting, limit), BusyWithYours(waiting, limit)."""
         return self._enqueue(Job("answer", model, messages, settings, owner, self._forget))
 
     def load(self, model: str, force: bool = False) -> Job:
@@ -79,9 +88,9 @@ class Runner:
 
     def _enqueue(self, job: Job) -> Job:
         with self._wake:
-            room = self._at_once - len(self._running)
-            if self._closing or len(self._jobs) >= self._limits.max_waiting + room:
+            if self._closing:
                 raise Busy(waiting=len(self._jobs), limit=self._limits.max_waiting)
+            admit(job, self._jobs, self._limits, self._at_once - len(self._running))
             self._jobs.append(job)
             self._restate_positions()
             self._wake.notify_all()
@@ -96,7 +105,7 @@ class Runner:
                 self._restate_positions()
 
     def _restate_positions(self) -> None:
-        for place, job in enumerate(self._jobs):
+        for place, job in enumerate(in_turn(self._jobs, self._running)):
             job.now(Waiting(place + len(self._running)))
 
     def _next(self) -> Job | None:
@@ -107,18 +116,16 @@ class Runner:
                 if idle_in is not None and idle_in <= 0:
                     return None
                 self._wake.wait(idle_in)
-            if self._closing:
-                return None
-            return self._taken()
+            return None if self._closing else self._taken(in_turn(self._jobs)[0])
 
     def _next_of(self, model: str) -> Job | None:
         """The next job, if it is a question to this model."""
         with self._wake:
-            first = self._jobs[0] if self._jobs and not self._closing else None
-            return self._taken() if first and (first.kind, first.model) == ("answer", model) else None
+            first = in_turn(self._jobs, self._running)[0] if self._jobs and not self._closing else None
+            return self._taken(first) if first and (first.kind, first.model) == ("answer", model) else None
 
-    def _taken(self) -> Job:
-        job = self._jobs.pop(0)
+    def _taken(self, job: Job) -> Job:
+        self._jobs.remove(job)
         self._running.append(job)
         self._restate_positions()
         return job

@@ -45,6 +45,8 @@ class MemoryEvents:
         titles = {one.model: catalogue[one.model].title for one in engaged if one.model in catalogue}
         body = memory_html(self._desk.memory.samples(), {one.model: one.plan for one in engaged}, titles, lang)
         spec = self._desk.library.spec(self._shelf.known(model, "text"))
+        if spec.remote is not None:  # the first of a list of servers only
+            return [body, gr.update(value="…", interactive=False), ""]
         words, able = self._offered(spec, lang)
         return [body, gr.update(value=words, interactive=able), self._shelf.news(spec.id, lang)]
 
@@ -60,7 +62,7 @@ class MemoryEvents:
                 pass
 
     def models(self) -> list[tuple[Any, str]]:
-        return [marked(spec) for spec in self._desk.library.catalogue.models]
+        return [marked(spec) for spec in self._desk.library.catalogue.models if spec.remote is None]
 
     def listed(self) -> Any:
         """-> model: the list as it is now."""
