@@ -186,7 +186,11 @@ ACCEPT = {"accept": "text/event-stream", "cache-control": "no-store"}
 
 
 def chosen(models: Sequence[dict[str, Any]], wanted: str, address: str) -> dict[str, Any]:
-    """The wanted one of a server's models, the first if none is named. Raises ServerError("model")."""
+    """The wanted one of a server's models, the first if none is named. Raises ServerError("model" or "unnamed")."""
+    if not models:  # `transformers serve` lists nothing, and answers
+        if not wanted:
+            raise ServerError(server=server_of(address), reason="unnamed")
+        return {"id": wanted}
     found = next((one for one in models if not wanted or one["id"] == wanted), None)
     if found is None:
         known = ", ".join(one["id"] for one in models[:10])

@@ -60,11 +60,13 @@ def is_near(host: str) -> bool:
 
 
 async def listed(address: str, remote: Remote, seconds: float = LIST_SECONDS) -> list[dict[str, Any]]:
-    """The models that a server has, as it describes them. Raises ServerError."""
+    """The models that a server has, as it describes them; none where it keeps no list. Raises ServerError."""
     with named(address):
         try:
             async with asyncio.timeout(seconds), client(address, remote) as http:
                 async with http.stream("GET", f"{address}/models") as response:
+                    if response.status_code in (404, 405):
+                        return []
                     if response.status_code != 200:
                         raise await refusal(response, address, remote)
                     body = bytearray()

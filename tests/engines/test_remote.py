@@ -336,6 +336,18 @@ def test_the_model_is_the_one_named_or_the_first(serve: Serve) -> None:
     assert said(window)[1].context == 256, "what is configured counts"
 
 
+@pytest.mark.parametrize("script", [lambda talk: talk.reply(404, {}), lambda talk: talk.reply(200, {"data": []})])
+def test_a_server_without_a_list_is_asked_for_the_model_that_is_named(
+    serve: Serve, script: Callable[[Talk], None]
+) -> None:
+    peer = serve()
+    peer.list = script
+    assert said(engine_of(peer.url, model="m"))[0] == "one two"
+    with pytest.raises(ServerError) as caught:
+        engine_of(peer.url)
+    assert caught.value.facts["reason"] == "unnamed"
+
+
 @pytest.mark.parametrize(
     "script",
     [
