@@ -39,8 +39,8 @@ AppError
     StoreTooNew             file, version, known
     DataInUse               folder, address ("" while the other is starting)
   ServerError             a server elsewhere did not answer as it should: server, reason (no_key | unconnected | key |
-                          unnamed | model | busy | rejected | broken | malformed | cut | silent), and the reason's facts;
-                          unconnected has why (slow | proxy | unresolved | tls | refused | unreachable)
+                          unnamed | model | busy | rejected | broken | malformed | cut | silent), and the reason's
+                          facts; unconnected has why (slow | proxy | unresolved | tls | refused | unreachable)
   EngineError             the engine itself failed; its worker is replaced
     EngineDied              model, signal, exit_code, stage
     EngineHung              model, stage, seconds
