@@ -8,6 +8,7 @@ and the next question gets a fresh one.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -17,19 +18,11 @@ from dataclasses import replace
 from configs.schema import Limits
 from engines.answering import TICK, Answering
 from engines.base import GenerationSettings, Message, Usage
-from engines.errors import (
-    AppError,
-    Busy,
-    EngineError,
-    EngineFailed,
-    EngineHung,
-    NotEnoughMemory,
-    OutOfMemory,
-)
+from engines.errors import AppError, Busy, EngineError, EngineFailed, EngineHung, NotEnoughMemory, OutOfMemory
 from engines.job import NOTHING, Job, Loading, Ready, Waiting
 from engines.memory import MemoryPlan, Note
 from engines.status import Engaged, Kept, RunnerStatus
-from engines.turns import admit, in_turn
+from engines.turns import admit, place
 from engines.wire import Failed, Gone, Library, Load, Loaded, Stage, WorkerHandle
 
 log = logging.getLogger(__name__)
@@ -45,6 +38,7 @@ class Runner:
     def __init__(self, library: Library, limits: Limits, start: Callable[[], WorkerHandle]) -> None:
         self._library, self._limits, self._start = library, limits, start
         self._jobs: list[Job] = []
+        self._arrivals = itertools.count()
         self._running: list[Job] = []
         self._at_once = 1
         self._residents: dict[str, Kept] = {}
@@ -91,7 +85,7 @@ class Runner:
             if self._closing:
                 raise Busy(waiting=len(self._jobs), limit=self._limits.max_waiting)
             admit(job, self._jobs, self._limits, self._at_once - len(self._running))
-            self._jobs.append(job)
+            place(job, next(self._arrivals), self._jobs, self._running, self._limits)
             self._restate_positions()
             self._wake.notify_all()
         return job
@@ -105,8 +99,8 @@ class Runner:
                 self._restate_positions()
 
     def _restate_positions(self) -> None:
-        for place, job in enumerate(in_turn(self._jobs, self._running)):
-            job.now(Waiting(place + len(self._running)))
+        for ahead, job in enumerate(self._jobs, len(self._running)):
+            job.now(Waiting(ahead))
 
     def _next(self) -> Job | None:
         """The next job, or None when something idle is to be unloaded or the runner closes."""
@@ -116,16 +110,16 @@ class Runner:
                 if idle_in is not None and idle_in <= 0:
                     return None
                 self._wake.wait(idle_in)
-            return None if self._closing else self._taken(in_turn(self._jobs)[0])
+            return None if self._closing else self._taken()
 
     def _next_of(self, model: str) -> Job | None:
         """The next job, if it is a question to this model."""
         with self._wake:
-            first = in_turn(self._jobs, self._running)[0] if self._jobs and not self._closing else None
-            return self._taken(first) if first and (first.kind, first.model) == ("answer", model) else None
+            first = self._jobs[0] if self._jobs and not self._closing else None
+            return self._taken() if first and (first.kind, first.model) == ("answer", model) else None
 
-    def _taken(self, job: Job) -> Job:
-        self._jobs.remove(job)
+    def _taken(self) -> Job:
+        job = self._jobs.pop(0)
         self._running.append(job)
         self._restate_positions()
         return job

@@ -1,8 +1,11 @@
-"""Whose turn it is: those who ask take turns, so that one with twenty questions costs another one answer of waiting."""
+"""Whose turn it is: each of one's own questions costs the next as many places as the queue has, and nobody else any.
+
+So who has twenty questions keeps another waiting for one answer, and nobody is passed for ever.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+import bisect
 from collections.abc import Sequence
 
 from configs.schema import Limits
@@ -22,19 +25,18 @@ def admit(job: Job, waiting: Sequence[Job], limits: Limits, room: int) -> None:
         raise BusyWithYours(waiting=own, limit=limits.max_waiting_each)
 
 
-def in_turn(waiting: Sequence[Job], running: Sequence[Job] = ()) -> list[Job]:
-    """The queue in the order in which it is taken. `waiting` is in the order of arrival, which decides between equals.
+def place(job: Job, arrival: int, waiting: list[Job], running: Sequence[Job], limits: Limits) -> None:
+    """Puts a job among those that wait, of which the first is the next. `arrival` is its number among all jobs.
 
-    A question's round is the number of questions that its owner has before it, at work or waiting. Loads and unloads
-    come after all that was there before them, and a later question to their model after them.
+    Loads and unloads come after all that was there before them, and a later question to their model after them.
     """
-    before = Counter(job.owner for job in running if job.kind == "answer")
-    rounds: dict[Job, int] = {}
-    not_before: dict[str, int] = {}
-    for job in waiting:
-        if job.kind == "answer":
-            rounds[job] = max(before[job.owner], not_before.get(job.model, 0))
-            before[job.owner] += 1
-        else:
-            rounds[job] = not_before[job.model] = max(rounds.values(), default=0)
-    return sorted(waiting, key=rounds.__getitem__)
+    job.turn = _turn(job, arrival, waiting, running, limits)
+    bisect.insort_right(waiting, job, key=lambda one: one.turn)
+
+
+def _turn(job: Job, arrival: int, waiting: Sequence[Job], running: Sequence[Job], limits: Limits) -> int:
+    if job.kind != "answer":
+        return max([arrival, *(one.turn for one in waiting)])
+    own = sum(one.kind == "answer" and one.owner == job.owner for one in (*waiting, *running))
+    needed = (one.turn for one in waiting if one.kind != "answer" and one.model == job.model)
+    return max([arrival + own * (limits.max_waiting + 1), *needed])
