@@ -86,13 +86,16 @@ class MemoryEvents:
 
 def build(desk: Desk) -> MemoryPanel:
     """Draws the panel."""
-    events, first = MemoryEvents(desk), desk.first_model("text")
+    events = MemoryEvents(desk)
+    models = events.models()
+    configured = desk.first_model("text")
+    first = configured if configured in [id for _, id in models] else models[0][1]
     with gr.Column(elem_id="memory", elem_classes="sheet"):
         gr.Markdown(label("memory.title"), elem_classes="section")  # type: ignore[arg-type]
         body = gr.HTML(elem_id="memory-now")
         with gr.Row(elem_id="memory-act"):
             model = gr.Dropdown(
-                events.models(), value=first, label=label("memory.model"), show_label=False, container=False,
+                models, value=first, label=label("memory.model"), show_label=False, container=False,
                 filterable=False, elem_id="memory-model", min_width=200,
             )  # fmt: skip
             act = gr.Button("…", size="sm", min_width=200, interactive=False, elem_id="memory-button")
