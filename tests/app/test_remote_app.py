@@ -99,6 +99,10 @@ def test_questions_side_by_side_images_cancel_and_a_key(
     assert one.result().reason == "cancelled"  # type: ignore[union-attr]
     until(lambda: peer.idle)
     assert said(submit(desk, "still here?")) == "still here? "
+
+    settings = GenerationSettings(max_new_tokens=30_000, repetition_penalty=1.1, top_k=5)
+    begun = [Message.of("user", "one two three"), Message.of("assistant", "one ")]
+    assert said(desk.runner.submit(FAR, begun, settings)) == "two three ", "it goes on, with settings beyond OpenAI's"
     log = (tmp_path / "front" / "logs" / "engine.log").read_text(encoding="utf-8")
     assert "s3cret" not in log and "Traceback" not in log
 
