@@ -214,5 +214,6 @@ def test_a_replica_killed_under_load_is_named_and_the_other_answers(replicas: li
     with pytest.raises(openai.APIStatusError) as caught:
         ask(client, "anybody?", model=FAR)
     assert caught.value.status_code == 502 and dead in caught.value.message and alive in caught.value.message
+    client.close()
     assert app.stop() == 0
     assert "Traceback" not in app.output + (app.data / "logs" / "app.log").read_text(encoding="utf-8")
