@@ -1,4 +1,4 @@
-"""The command line: serve (the default), chat, plan, models. Wires everything, and owns the signals.
+"""The command line: serve (the default), chat, plan, models, doctor. Wires everything, and owns the signals.
 
 `python launch.py --help` lists the flags. Heavy libraries are imported when a command needs them, never here.
 """
@@ -8,18 +8,20 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 import webbrowser
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import NoReturn
 
+import interface.needs  # noqa: F401  first: says what is not installed
 from configs.errors import ConfigError
-from configs.load import load_catalogue, load_config
+from configs.load import PREFIX, SECRET, load_catalogue, load_config
 from configs.schema import AppConfig
 from engines.errors import AppError, ModelUnknown
 from engines.library import Library
@@ -27,7 +29,7 @@ from interface import terminal
 from interface.i18n import Lang, lang_of, t
 from interface.messages import explain
 
-COMMANDS = ("serve", "chat", "plan", "models")
+COMMANDS = ("serve", "chat", "plan", "models", "doctor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,11 @@ class Arguments:
     port: int | None = None
     browser: bool | None = None
     data: Path | None = None
+    allow_hosts: list[str] | None = None
+    share: bool | None = None
+    auth: list[str] | None = field(default=None, repr=False)
+    auth_file: str | None = None
+    no_auth: bool = False
     offline: bool | None = None
     lang: str | None = None
     model: str | None = None
@@ -58,6 +65,7 @@ class Arguments:
     def overrides(self) -> dict[str, object]:
         """What goes before configuration, by its keys."""
         keys = ("host", "port", "browser", "data", "offline", "lang", "model", "backend", "force")
+        keys += ("allow_hosts", "share", "auth", "auth_file")
         return {key: getattr(self, key) for key in keys}
 
 
@@ -100,8 +108,13 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(
-            "config_value", file=self.prog, where="command line", value=" ".join(sys.argv[1:]), detail=message
+            "config_value", file=self.prog, where="command line", value=_without_secrets(sys.argv[1:]), detail=message
         )
+
+
+def _without_secrets(argv: Sequence[str]) -> str:
+    """A command line as it may be shown."""
+    return re.sub(r"--auth[ =](\S+)", "--auth …", " ".join(argv))
 
 
 def _parser(command: str) -> _Parser:
@@ -118,7 +131,7 @@ def _parser(command: str) -> _Parser:
         help="never use the network, for a model or for an image that a request names",
     )
     add("--fake", action="store_true", default=None, help="answer with the scripted engine, to try the app itself")
-    if command != "models":
+    if command not in ("models", "doctor"):
         backends = ("auto", "turbomind", "pytorch", "native")
         add("--backend", choices=backends, help="engine for image models; auto lets the guard choose")
         add("--force", action="store_true", default=None, help="load against the guard's word")
@@ -126,6 +139,19 @@ def _parser(command: str) -> _Parser:
         add("--model", help="the model to start with")
     if command == "serve":
         add("--host", help="address to listen on; 127.0.0.1 is this computer only")
+        add(
+            "--allow-host",
+            action="append",
+            dest="allow_hosts",
+            metavar="NAME",
+            help="a name that a proxy of yours uses",
+        )
+        add("--share", action="store_true", default=None, help="also at a public address of Gradio's, with a login")
+        add(
+            "--auth", action="append", metavar="NAME:PASSWORD", help="a login; others here can see it, a file is better"
+        )
+        add("--auth-file", metavar="FILE", help="logins, one NAME:PASSWORD a line")
+        add("--no-auth", action="store_true", default=None, help="ask nobody for a login, wherever the app listens")
         add("--port", type=int, help="port to listen on; 0 takes any free one")
         add("--no-browser", dest="browser", action="store_false", default=None, help="do not open a browser")
     if command == "plan":
@@ -135,6 +161,11 @@ def _parser(command: str) -> _Parser:
         add("--context", type=parse_count, metavar="TOKENS", help="tokens of conversation to make room for")
         add("--explain", action="store_true", default=None, help="add what was measured on this machine")
         add("--json", action="store_true", default=None, help="print one JSON object, sizes in bytes")
+    if command == "doctor":
+        add("--model", help="the model that the app would start with")
+        add("--host", help="address that it would listen on")
+        add("--port", type=int, help="port that it would listen on")
+        add("--json", action="store_true", default=None, help="print one JSON object, sizes in bytes")
     if command == "models":
         add("target", nargs="?", choices=("get",), help="get: download a model")
         add("model_argument", nargs="?", metavar="MODEL")
@@ -142,10 +173,11 @@ def _parser(command: str) -> _Parser:
 
 
 _HELP = {
-    "serve": "Serve the page (the default command). Others: chat, plan, models.",
+    "serve": "Serve the page (the default command). Others: chat, plan, models, doctor.",
     "chat": "Chat in the terminal. Piped input is answered, and only the answer is printed.",
     "plan": "What the memory guard says about a model, here or on a card described by hand. Exit code 0 load, 3 not.",
     "models": "List the models and how they are; `models get MODEL` downloads one.",
+    "doctor": "Look at what may keep the app from working, and say what to do. Exit code 0 no problem, 1 problems.",
 }
 
 _UNITS = {"b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -177,6 +209,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     lang = lang_of(os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES") or os.environ.get("LANG"))
     try:
         arguments = parse_args(sys.argv[1:] if argv is None else argv)
+        if arguments.command == "doctor":  # it has to run where the rest of this does not
+            from interface import doctor
+
+            return doctor.run(arguments.overrides, arguments.port is not None, arguments.json, lang)
         config = load_config(arguments.overrides, os.environ)
         lang = lang if config.interface.lang == "auto" else lang_of(config.interface.lang)
         _prepare(config)
@@ -206,10 +242,10 @@ def _run(arguments: Arguments, library: Library, lang: Lang) -> int:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             return terminal.chat(library, lang)
         case _:
-            return serve(library, lang, exact_port=arguments.port is not None)
+            return serve(library, lang, arguments.port is not None, arguments.no_auth)
 
 
-def serve(library: Library, lang: Lang, exact_port: bool) -> int:
+def serve(library: Library, lang: Lang, exact_port: bool, no_auth: bool = False) -> int:
     """Serves the page until a signal ends it: then answers are cut and saved, and no process stays behind."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -219,22 +255,26 @@ def serve(library: Library, lang: Lang, exact_port: bool) -> int:
     from interface import app
     from interface.data_lock import DataLock
     from interface.desk import Desk
+    from interface.entrance import Entrance
 
     config = library.config
+    entrance = Entrance.of(config, no_auth)
     lock = DataLock(config.data)
     port = app.free_port(config.server.host, config.server.port, exact_port)
     if port is None:
         raise ConfigError("port_taken", port=config.server.port)
     desk = Desk.open(library)
     damaged = desk.store.set_aside
-    demo = app.build(desk)
-    address = app.serve(desk, demo, port)
+    demo = app.build(desk, login=bool(entrance.logins))
+    address = app.serve(desk, demo, port, entrance)
     lock.serving(address)
     if damaged is not None:
         print(explain(damaged, lang).line)
     if port != config.server.port and config.server.port:
         print(t("app.port_taken", lang, wanted=config.server.port, port=port))
     print(t("app.serving", lang, url=address))
+    for line in entrance.lines(config, lang):
+        print(line)
     print(t("app.stop_hint", lang, data=config.data), flush=True)
     if config.server.browser and _has_display():
         webbrowser.open(address)
@@ -257,8 +297,13 @@ def _prepare(config: AppConfig) -> None:
         raise ConfigError("data_unwritable", folder=config.data, detail=error.strerror or str(error)) from None
     logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    for key in SECRET:  # read by now, and nothing for the processes that engines run in
+        os.environ.pop(PREFIX + key.upper(), None)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(config.data / "uploads")
+    # The server would believe X-Forwarded-For from this computer, where tunnels come out. Who has a proxy that sets it
+    # right may say so in the server's own variable.
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
     # Behind a proxy, Gradio would ask the proxy for its own loopback address.
     for name in ("no_proxy", "NO_PROXY"):
         listed = [part for part in os.environ.get(name, "").split(",") if part]

@@ -229,10 +229,14 @@ def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks, side: Side) -> None:
         """Wired quietly, under a name that programs and tests can rely on."""
         return QUIET | {"api_name": PREFIXES[tab.kind].replace("-", "_") + name}
 
+    # A message cannot be edited or asked again while an answer grows: so much the Chatbot takes from the progress.
+    drawn = {"show_progress_on": [tab.chat]}
+    # "multiple": what is followed already goes on with the next.
+    follow = called("follow") | drawn | {"trigger_mode": "multiple"}
+
     def followed(event: Any) -> None:
         named = event.then(None, where, None, js=to_address, **QUIET)
-        # "multiple": what is followed already goes on with this.
-        end = named.then(events.follow, following, tab.shown, trigger_mode="multiple", **called("follow"))
+        end = named.then(events.follow, following, tab.shown, **follow)
         end.then(None, None, None, js=ENDED % tab.kind, **QUIET)
 
     tab.redraw.append(followed)
@@ -246,13 +250,13 @@ def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks, side: Side) -> None:
     followed(tab.chat.edit(events.edit, edited, tab.notice, **called("edit")))
     followed(tab.chat.undo(events.undo, [*where, tab.seen], [tab.prompt, tab.notice], **called("undo")))
     followed(tab.feet.click(events.act, again, [tab.notice, tab.since], **called("act")))
-    looked = tab.feet.submit(events.look, [*following, tab.seen], tab.shown, **called("look"))
+    looked = tab.feet.submit(events.look, [*following, tab.seen], tab.shown, **called("look") | drawn)
     looked.then(None, None, None, js=SETTLED % tab.kind, **QUIET)
     followed(demo.load(events.open, where, [tab.conversation, *tab.held_with], js=from_address, **called("open")))
     opened = [tab.conversation, *tab.held_with]
     # "always_last": of several that are opened in a hurry, the last is what stays.
     followed(side.opened(tab.kind)(events.open, where, opened, js=FROM_SIDEBAR, trigger_mode="always_last", **QUIET))
-    side.overtaken(tab.kind)(events.follow, following, tab.shown, trigger_mode="multiple", **QUIET)
+    side.overtaken(tab.kind)(events.follow, following, tab.shown, **follow)
     side.opened(tab.kind)(None, None, [tab.notice, tab.seen, tab.since], js="() => ['', '', '']", **QUIET)
     # In the browser, so that what is asked right after is asked afresh; what stands in the box stays.
     for left in (tab.new.click, tab.chat.clear, side.left(tab.kind)):
