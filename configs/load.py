@@ -21,8 +21,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 PREFIX = "SHUSHENG_"
 OWN = "models.toml"
-SECRET = {"auth", "api_keys"}
-"""Keys whose values are not said."""
+SECRET = {"auth", "api_keys", "remote"}
+"""Keys whose values are not said: of a remote, the address may have a key in it that does not belong there."""
 
 T = TypeVar("T")
 

@@ -21,6 +21,7 @@ from engines.errors import ServerError
 from engines.job import Delta, Job
 from engines.library import Library
 from interface.desk import Desk
+from interface.messages import explain
 from tests.app.test_api import TEXT, VISION, ask, data_url, question
 from tests.app.test_api_held import Held
 from tests.app.test_http import until
@@ -140,9 +141,11 @@ def test_the_guard_has_nothing_to_plan_and_the_list_is_the_persons_own(front: Op
     assert caught.value.facts["why"] == "refused"
     until(lambda: [one.answers for one in desk.library.reach.of(desk.library.spec(FAR).remote)] == [False])  # type: ignore[arg-type]
     own = desk.config.data / "models.toml"
-    own.write_text(entry("http://gpu1:1").replace(FAR, TEXT), encoding="utf-8")
-    with pytest.raises(ConfigError):
-        Library(desk.config, load_catalogue())
+    for wrong in (entry("http://gpu1:1").replace(FAR, TEXT), entry("http://me:s3cret@gpu1"), entry()):
+        own.write_text(wrong, encoding="utf-8")
+        with pytest.raises(ConfigError) as failed:
+            Library(desk.config, load_catalogue())
+        assert "s3cret" not in explain(failed.value, "en").line
 
 
 def test_a_server_is_added_by_its_address(front: Open, peer: Held, monkeypatch: pytest.MonkeyPatch) -> None:
