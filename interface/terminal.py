@@ -225,6 +225,9 @@ def models(library: Library, lang: Lang) -> int:
 def get(library: Library, model: str, lang: Lang, out: TextIO | None = None) -> int:
     """Downloads a model, with a line of progress; at once if it is here. Ctrl-C keeps what has come."""
     spec = library.spec(model)
+    if spec.remote is not None:
+        print(t("plan.remote", lang, server=spec.remote.servers), file=out)
+        return 0
     if library.folder(model) is None:
         print(t("app.fetching", lang, title=spec.title, size=spec.download), file=out, flush=True)
         with _interruptible() as interrupted:

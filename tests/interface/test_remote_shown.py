@@ -20,7 +20,7 @@ from interface.i18n import LANGS, Lang
 from interface.memory import MemoryEvents
 from interface.messages import explain
 from interface.shelf import Shelf
-from interface.terminal import models, plan
+from interface.terminal import get, models, plan
 
 FAR = ModelSpec("far", "Far", "text", remote=Remote("http://gpu1:23333", model="m", key_env="KEY"))
 REASONS: list[dict[str, Any]] = [
@@ -78,3 +78,4 @@ def test_the_models_tab_and_the_terminal(tmp_path: Path, capsys: pytest.CaptureF
     assert "Answered by gpu1:23333" in capsys.readouterr().out
     assert plan(library, "far", None, None, None, False, True, "en") == 0 and models(library, "en") == 0
     assert "elsewhere" in capsys.readouterr().out
+    assert get(library, "far", "en") == 0 and "nothing is loaded here" in capsys.readouterr().out
