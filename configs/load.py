@@ -20,8 +20,9 @@ from configs.schema import AppConfig, Catalogue
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 PREFIX = "SHUSHENG_"
-SECRET = {"auth", "api_keys"}
-"""Keys whose values are not said."""
+OWN = "models.toml"
+SECRET = {"auth", "api_keys", "remote"}
+"""Keys whose values are not said: of a remote, the address may have a key in it that does not belong there."""
 
 T = TypeVar("T")
 
@@ -55,6 +56,18 @@ def catalogue_of(file: Path) -> Catalogue:
     except (OSError, ValueError) as error:
         raise ConfigError("config_syntax", file=file.name, detail=str(error)) from None
     return _validated(Catalogue, data if isinstance(data, dict) else {"models": data}, file.name)
+
+
+def own_catalogue(data: Path, ours: Catalogue) -> Catalogue:
+    """Ours with the person's own list, `models.toml` in the data folder, if there is one. Raises ConfigError."""
+    file = data / OWN
+    if not file.exists():
+        return ours
+    models = (*ours.models, *load_catalogue(file).models)
+    twice = next((spec.id for n, spec in enumerate(models) if spec.id in {one.id for one in models[:n]}), None)
+    if twice is not None:
+        raise ConfigError("config_value", file=file.name, where="models.id", value=twice, detail="is there already")
+    return Catalogue(models)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le
 from pydantic import StringConstraints
@@ -70,6 +71,7 @@ class Limits(Strict):
     """How long and how many: what the runner holds engines and people to."""
 
     max_waiting: Annotated[int, Ge(0)] = 16
+    max_waiting_each: Annotated[int, Ge(1)] = 8
     load_deadline: Annotated[float, Gt(0)] = 300.0
     silence_limit: Annotated[float, Gt(0)] = 120.0
     idle_unload: Annotated[float, Gt(0)] = 900.0
@@ -168,21 +170,77 @@ class Source(Strict):
     """Known SHA-256 of single files, by path; a hub's own listing gives the others."""
 
 
+ServerField = Literal["top_k", "repetition_penalty", "continue_final_message"]
+SERVER_FIELDS: tuple[ServerField, ...] = ("top_k", "repetition_penalty", "continue_final_message")
+
+
+@dataclass(frozen=True, slots=True)
+class Remote(Strict):
+    """A server elsewhere that speaks OpenAI's API, and answers in the place of an engine here.
+
+    `urls` are further addresses of the same model, tried in turn when one cannot be connected to. `model` is its name
+    there, "" the first that the server lists; `key_env` is the environment variable that holds the key. Times in
+    seconds. `fields` are those it takes beyond OpenAI's: LMDeploy, vLLM and SGLang take all.
+    """
+
+    url: str = ""
+    urls: tuple[str, ...] = ()
+    model: str = ""
+    key_env: str = ""
+    parallel: Annotated[int, Ge(1), Le(64)] = 4
+    connect: Annotated[float, Gt(0)] = 5.0
+    first_token: Annotated[float, Gt(0)] = 120.0
+    silence: Annotated[float, Gt(0)] = 60.0
+    fields: tuple[ServerField, ...] = SERVER_FIELDS
+
+    def __post_init__(self) -> None:
+        if not self.addresses:
+            raise ValueError("url is missing")
+        for address in self.addresses:
+            server_of(address)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Every address, each once, without a slash at its end; one that names no path means /v1."""
+        given = (one.strip().rstrip("/") for one in (self.url, *self.urls) if one.strip())
+        return tuple(dict.fromkeys(one if urlsplit(one).path else f"{one}/v1" for one in given))
+
+    @property
+    def servers(self) -> str:
+        """All of them, as people name them."""
+        return ", ".join(server_of(one) for one in self.addresses)
+
+
+def server_of(address: str) -> str:
+    """Host and port of a server's address, as people name it. Raises ValueError for what is none."""
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("not the http address of a server")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a key does not belong into an address: name its variable in key_env")
+    parts.port  # noqa: B018  raises ValueError for one out of range
+    return parts.netloc
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec(Strict):
-    """One entry of the catalogue. `download` is the transfer's size, `disk` what it takes when it is ready."""
+    """One entry of the catalogue. `download` is the transfer's size, `disk` what it takes when it is ready.
+
+    One that is answered by a server elsewhere has `remote`, and nothing of what describes files; its `window` may be
+    left to the server.
+    """
 
     id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$")]  # names a folder, and a page's element
     title: str
     kind: ModelKind
-    architecture: Architecture
-    window: Annotated[int, Gt(0)]
-    dtype: Dtype
-    cpu_dtype: Dtype
-    download: Annotated[int, Gt(0)]
-    disk: Annotated[int, Gt(0)]
-    licence: str
-    sources: tuple[Source, ...]
+    architecture: Architecture | None = None
+    window: Annotated[int, Gt(0)] = 0
+    dtype: Dtype = "bfloat16"
+    cpu_dtype: Dtype = "bfloat16"
+    download: Annotated[int, Gt(0)] = 0
+    disk: Annotated[int, Gt(0)] = 0
+    licence: str = "?"
+    sources: tuple[Source, ...] = ()
     defaults: Defaults = field(default_factory=Defaults)
     system_prompt: str = ""
     vision: VisionTower | None = None
@@ -192,6 +250,19 @@ class ModelSpec(Strict):
     """A model that is here to show the app at work, not to be relied on; said wherever it is named."""
     added: bool = False
     """By the person, on the page; kept in the data folder."""
+    remote: Remote | None = None
+
+    def __post_init__(self) -> None:
+        if self.remote is None:
+            for name in ("architecture", "window", "download", "disk", "sources"):
+                if not getattr(self, name):
+                    raise ValueError(f"{name} is missing")
+
+    @property
+    def shape(self) -> Architecture:
+        """The decoder's geometry, of a model that is run here."""
+        assert self.architecture is not None  # noqa: S101  __post_init__ has seen to it
+        return self.architecture
 
     def source(self, kind: SourceKind) -> Source | None:
         return next((source for source in self.sources if source.kind == kind), None)

@@ -1,11 +1,12 @@
 """Models that a person adds to the catalogue: judged by their config.json, kept in a file of the data folder.
 
 A repository's few describing files are fetched and read before anything else of it. A folder stays where it is; a GGUF
-file is converted into the data folder.
+file is converted into the data folder; a server elsewhere is asked what it has.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -19,17 +20,23 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 
 from configs.load import catalogue_of
-from configs.schema import AppConfig, Catalogue, ModelSpec, Source, SourceKind
+from configs.schema import AppConfig, Catalogue, ModelKind, ModelSpec, Remote, Source, SourceKind
 from engines import child, disk, fetch
 from engines.acquire import HUBS, select
 from engines.checkpoints.layout import DESCRIBING, Layout, examine
 from engines.checkpoints.safe import CONFIG, check_folder, weight_files
 from engines.errors import AppError, DiskFull, DownloadFailed, ModelKnown, ModelMissing, ModelRefused, NameInvalid
 from engines.preferences import Preferences
+from engines.remote import chosen
+from engines.servers import listed
 
 REPOSITORY = re.compile(
     r"(?:https?://[\w.-]+(?::\d+)?/(?:models/)?)?([\w.-]+/[\w.-]+?)/?(?:/summary|/tree/\w+)?", re.ASCII
 )
+SERVER = re.compile(r"(https?://[^\s/#?@]+(?:/[\w./-]*?)?/v1|https?://[^\s/#?@]+)/?(?:#(\S+))?", re.ASCII)
+"""An OpenAI-compatible server's address, and after # the model's name there."""
+SEES = re.compile(r"vl|vision|llava|omni", re.IGNORECASE)
+"""In the name of a model that takes images: a server does not say more of it than its name."""
 REVISIONS: dict[SourceKind, str] = {"modelscope": "master", "huggingface": "main"}
 UNPACKED = 9
 """A GGUF's weights in float32 take up to so many times its bytes."""
@@ -54,11 +61,14 @@ class Additions:
 
 
 def describe(text: str, config: AppConfig, preferences: Preferences, known: Sequence[ModelSpec]) -> ModelSpec:
-    """The entry for what a person named: a repository's id or address, or a folder. Blocks for seconds.
+    """The entry for what a person named: a repository's id or address, a folder, or a server. Blocks for seconds.
 
-    Raises NameInvalid(name), ModelKnown(model), ModelRefused(name, cause, facts), ModelMissing(model, tried), DiskFull.
+    Raises NameInvalid(name), ModelKnown(model), ModelRefused(name, cause, facts), ModelMissing(model, tried), DiskFull,
+    ServerError.
     """
     name = text.strip().strip("\"'")
+    if server := SERVER.fullmatch(name):
+        return _of_server(server[1], server[2] or "", name, known)
     path = Path(os.path.expanduser(name))
     found = None if path.is_absolute() else REPOSITORY.fullmatch(name)
     if not path.is_absolute() and (found is None or set(found[1]) <= {".", "/"}):
@@ -71,6 +81,30 @@ def describe(text: str, config: AppConfig, preferences: Preferences, known: Sequ
         raise
     except AppError as error:
         raise ModelRefused(name=name, cause=error.code, facts=error.facts) from None
+
+
+# -- by server -----------------------------------------------------------------------------------------------------
+
+
+def _of_server(url: str, wanted: str, name: str, known: Sequence[ModelSpec]) -> ModelSpec:
+    """The entry of a model that a server lists: the wanted one, or the first."""
+    try:
+        remote = Remote(url, model=wanted)
+    except ValueError:
+        raise NameInvalid(name=name) from None
+    (address,) = remote.addresses
+    model = chosen(asyncio.run(listed(address, remote)), wanted, address)["id"]
+    for spec in known:
+        if spec.remote is not None and spec.remote.model == model and address in spec.remote.addresses:
+            raise ModelKnown(model=spec.title)
+    last = model.rstrip("/").rpartition("/")[2]
+    like = next((one for one in known if one.remote is None and one.id == last.lower()), None)
+    kind: ModelKind = like.kind if like is not None else "vision" if SEES.search(last) else "text"
+    title = f"{last} @ {remote.servers}"
+    spec = ModelSpec(
+        _free_id(f"{last}-{remote.servers}", known), title, kind, remote=replace(remote, model=model), added=True
+    )
+    return spec if like is None else replace(spec, defaults=like.defaults)
 
 
 # -- by folder -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from configs.schema import Limits
 from engines.base import Usage
-from engines.errors import AppError, EngineHung, InputError
+from engines.errors import AppError, EngineHung, InputError, ServerError
 from engines.job import Job, Working
 from engines.status import Kept
 from engines.wire import Cancel, Done, Failed, Generate, Gone, Reply, Text
@@ -82,7 +82,7 @@ class Answering:
             case Done(number, usage, memory):
                 self._kept.memory = max(self._kept.memory, memory)
                 return [(self._answers.pop(number).job, usage)]
-            case Failed(int(number), InputError() as error):
+            case Failed(int(number), (InputError() | ServerError()) as error):
                 return [(self._answers.pop(number).job, error)]
             case Failed(_, error):
                 raise error

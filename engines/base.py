@@ -120,6 +120,8 @@ class Usage:
     context: int = 0
     turns_left_out: int = 0
     prompt_limit: int = 0
+    estimated: bool = False
+    """Whether a server did not say its count: then `new_tokens` are its pieces, and the prompt's are not known."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -148,8 +150,8 @@ class Engine(Protocol):
         """
         ...
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens that these messages take as a prompt, with nothing left out."""
+    def count_tokens(self, messages: Sequence[Message]) -> int | None:
+        """Tokens that these messages take as a prompt, with nothing left out; None where only a server can tell."""
         ...
 
     def memory(self) -> int:

@@ -31,12 +31,16 @@ AppError
     OutOfMemory             model, stage
     DiskFull                needed, free, folder
     Busy                    waiting, limit
+    BusyWithYours           waiting, limit: as many as one person or program may have in the queue
   StorageError            what people said cannot be kept
     HistoryUnavailable      detail
     NotSaved                kind (full | io | readonly | busy | changed); nothing is refused for it
     StoreDamaged            file, folder; nothing is refused for it
     StoreTooNew             file, version, known
     DataInUse               folder, address ("" while the other is starting)
+  ServerError             a server elsewhere did not answer as it should: server, reason (no_key | unconnected | key |
+                          unnamed | model | busy | rejected | broken | malformed | cut | silent), and the reason's
+                          facts; unconnected has why (slow | proxy | unresolved | tls | refused | unreachable)
   EngineError             the engine itself failed; its worker is replaced
     EngineDied              model, signal, exit_code, stage
     EngineHung              model, stage, seconds
@@ -170,6 +174,10 @@ class Busy(CapacityError):
     code = "busy"
 
 
+class BusyWithYours(CapacityError):
+    code = "busy_yours"
+
+
 class StorageError(AppError):
     code = "storage"
 
@@ -192,6 +200,10 @@ class StoreTooNew(StorageError):
 
 class DataInUse(StorageError):
     code = "data_in_use"
+
+
+class ServerError(AppError):
+    code = "server"
 
 
 class EngineError(AppError):

@@ -77,6 +77,8 @@ class Job:
     ) -> None:
         self.kind, self.model, self.owner, self.force = kind, model, owner, force
         self.messages, self.settings = tuple(messages), settings
+        self.turn = 0
+        """Its place among those that wait, which the runner gives it."""
         self.created = time.monotonic()
         self._on_cancel = on_cancel
         self._cancelled = threading.Event()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from configs.load import own_catalogue
 from configs.schema import AppConfig, Catalogue, ModelSpec
 from engines import disk
 from engines.acquire import Progress, acquire, locate
@@ -21,6 +22,7 @@ from engines.memory import VISION_BACKENDS, Backend, DeviceMemory, Measured, Mem
 from engines.planner import plan_load
 from engines.preferences import Preferred
 from engines.probe import device_memory, process_memory, vision_backends
+from engines.reach import Reach
 from engines.verified import own_folders, sound
 from engines.wire import Load
 
@@ -31,13 +33,17 @@ class Library:
     def __init__(self, config: AppConfig, catalogue: Catalogue, fake: bool = False) -> None:
         self.config, self.fake = config, fake
         self.preferred = Preferred(config.data / "preferences.json")
-        self._ours, self._additions = catalogue, Additions(config.data / "added-models.json")
+        self._ours, self._additions = (
+            own_catalogue(config.data, catalogue),
+            Additions(config.data / "added-models.json"),
+        )
+        self.reach = Reach()
         self._changing = threading.Lock()
         self._measurements = Measurements(config.data / "measurements.json")
 
     @property
     def catalogue(self) -> Catalogue:
-        """The models that the app knows, and those that were added."""
+        """The models that the app knows, those of the person's own list, and those that were added on the page."""
         return Catalogue((*self._ours.models, *self._additions.models))
 
     def spec(self, model: str) -> ModelSpec:
@@ -48,11 +54,12 @@ class Library:
         raise ModelUnknown(model=model, nearest=near[0] if near else "", known=", ".join(self.catalogue.ids))
 
     def folder(self, model: str) -> Path | None:
-        """Where its verified files are, or None if they are not here."""
-        return self.config.data if self.fake else locate(self.spec(model), self.config)
+        """Where its verified files are, or None if they are not here; what needs none has the data folder."""
+        spec = self.spec(model)
+        return self.config.data if self.fake or spec.remote is not None else locate(spec, self.config)
 
     def add(self, name: str) -> ModelSpec:
-        """Adds the model of a hub's repository or of a folder; none of its weights are fetched. Blocks for seconds.
+        """Adds the model of a hub's repository, a folder or a server; no weights are fetched. Blocks for seconds.
 
         Raises what additions.describe does, or DiskFull.
         """
@@ -127,7 +134,10 @@ class Library:
             plan = replace(plan, verdict="load", settings=replace(plan.settings, backend="fake"), evict=())
         if plan.verdict == "refuse":
             raise NotEnoughMemory(plan=plan)
-        return plan, Load(model, folder, plan.settings, "" if self.fake else self.spec(model).system_prompt)
+        spec = self.spec(model)
+        if self.fake:
+            return plan, Load(model, folder, plan.settings)
+        return plan, Load(model, folder, plan.settings, spec.system_prompt, spec.remote)
 
     def observe(self, plan: MemoryPlan, held: int, seconds: float) -> None:
         """Keeps what a load took: the bytes of the device at the peak so far, and the seconds."""

@@ -16,7 +16,7 @@ MIB = 2**20
 GIB = 2**30
 
 Kind = Literal["cuda", "cpu"]
-Backend = Literal["transformers", "turbomind", "pytorch", "native", "fake"]
+Backend = Literal["transformers", "turbomind", "pytorch", "native", "remote", "fake"]
 VISION_BACKENDS: tuple[Backend, ...] = ("turbomind", "pytorch", "native")
 """What can run image models, the preferred first."""
 Verdict = Literal["load", "unload_first", "refuse"]

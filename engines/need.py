@@ -80,7 +80,7 @@ def need_of(spec: ModelSpec, kind: Kind, context: int) -> Need:
     Workspace is one prefill chunk through the widest layer, its attention mask, the keys and values of one layer
     repeated to all heads, and the sampler's copies of one row of logits.
     """
-    shape = spec.architecture
+    shape = spec.shape
     size = DTYPE_BYTES[spec.dtype if kind == "cuda" else spec.cpu_dtype]
     widest = (3 * shape.intermediate + 4 * shape.hidden) * size * PREFILL_CHUNK
     repeated = 2 * shape.heads * shape.head_dim * size * context
@@ -97,7 +97,7 @@ def need_of(spec: ModelSpec, kind: Kind, context: int) -> Need:
 
 def token_bytes(spec: ModelSpec, bits: int = 16) -> int:
     """One token's keys and values in all layers; quantized ones have a scale and a zero for each head, 16 bits each."""
-    shape = spec.architecture
+    shape = spec.shape
     scales = 4 if bits < 16 else 0
     return 2 * shape.layers * shape.kv_heads * (shape.head_dim * bits // 8 + scales)
 
@@ -105,7 +105,7 @@ def token_bytes(spec: ModelSpec, bits: int = 16) -> int:
 def weight_bytes(spec: ModelSpec, size: int) -> int:
     """A vision model's weights with `size` bytes each, but for AWQ's: 4 bits, and 4 bytes for each group of 128."""
     assert spec.vision is not None  # noqa: S101
-    shape = spec.architecture
+    shape = spec.shape
     whole = (shape.parameters + spec.vision.parameters) * size
     if spec.quantization == "none":
         return whole
@@ -221,7 +221,7 @@ def _native(spec: ModelSpec, kind: Kind, room: Room) -> Choice:
     dtype = spec.dtype if kind == "cuda" else spec.cpu_dtype
     size = DTYPE_BYTES[dtype]
     tower = spec.vision
-    features = with_thumbnail(tiles) * tower.tokens_per_tile * spec.architecture.hidden * size
+    features = with_thumbnail(tiles) * tower.tokens_per_tile * spec.shape.hidden * size
     tile = tower.patches_per_tile * (2 * tower.intermediate + 6 * tower.hidden) * size
     base = need_of(spec, kind, context)
     need = replace(base, weights=weight_bytes(spec, size), vision=features + tile)
@@ -239,7 +239,7 @@ def look_seconds(spec: ModelSpec, tiles: int, cores: int) -> float:
     """
     tower = spec.vision
     assert tower is not None  # noqa: S101
-    each = tower.patches_per_tile * tower.parameters + tower.tokens_per_tile * spec.architecture.parameters
+    each = tower.patches_per_tile * tower.parameters + tower.tokens_per_tile * spec.shape.parameters
     return 2 * with_thumbnail(tiles) * each / (CORE_FLOPS * cores)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from configs.schema import ModelSpec
-from engines.memory import GIB, Choice, DeviceMemory, MemoryPlan, Need, Note, Resident, Wishes
+from configs.schema import ModelSpec, Remote
+from engines.memory import GIB, Choice, DeviceMemory, LoadSettings, MemoryPlan, Need, Note, Resident, Wishes
 from engines.need import CONTEXT_LADDER, CUDA_HOST, choices, look_seconds
 
 EIGHT = 7.5 * GIB
@@ -27,6 +27,8 @@ def plan_load(
     is not quantized is refused on a card under 8 GB. `alternatives` are offered in a refusal when they would fit.
     Raises nothing: a refusal is a plan, too.
     """
+    if spec.remote is not None:
+        return _elsewhere(spec, spec.remote, device)
     others = [one for one in resident if one.model != spec.id]
     # What the model itself holds, if it is loaded, it need not find again.
     own = sum(one.bytes for one in resident if one.model == spec.id)
@@ -50,6 +52,14 @@ def plan_load(
         return plan
     remedies = _remedies(spec, least, device, others, wishes, alternatives, small)
     return replace(plan, verdict="refuse", remedies=remedies, forced=False)
+
+
+def _elsewhere(spec: ModelSpec, remote: Remote, device: DeviceMemory) -> MemoryPlan:
+    """Of a model that a server elsewhere answers for: nothing of this device is needed."""
+    settings = LoadSettings("remote", device.kind, spec.dtype, spec.window, max_batch=remote.parallel)
+    return MemoryPlan(
+        spec.id, "load", device, Need(0, 0, 0, 0, 0), settings, (Note("remote", {"server": remote.servers}),)
+    )
 
 
 def _evictions(others: Sequence[Resident]) -> list[tuple[Resident, ...]]:
@@ -152,7 +162,7 @@ def _others(
     """Models of the same kind that would fit; for a text model, any that would."""
     notes = []
     for other in alternatives:
-        if other.id != spec.id and (spec.vision is None or other.vision is not None):
+        if other.id != spec.id and other.remote is None and (spec.vision is None or other.vision is not None):
             wanted = replace(wishes, context=None, backend=None, below=None, force=False, measured={})
             candidate = plan_load(other, device, others, wanted)
             if candidate.verdict != "refuse":

@@ -1,13 +1,14 @@
 """One thread owns the engines; everyone else holds a Job.
 
-Every load, answer and unload goes through one queue, in its order. Answers of one model run side by side, as many as
-its engine gives at once; everything else waits until nothing runs. Engines live in worker processes: one that dies,
-hangs or runs out of memory ends its jobs with a named error that keeps the partial answers, and the next question gets
-a fresh one.
+Every load, answer and unload goes through one queue, in which those who ask take turns. Answers of one model run side
+by side, as many as its engine gives at once; everything else waits until nothing runs. Engines live in worker
+processes: one that dies, hangs or runs out of memory ends its jobs with a named error that keeps the partial answers,
+and the next question gets a fresh one.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -21,6 +22,7 @@ from engines.errors import AppError, Busy, EngineError, EngineFailed, EngineHung
 from engines.job import NOTHING, Job, Loading, Ready, Waiting
 from engines.memory import MemoryPlan, Note
 from engines.status import Engaged, Kept, RunnerStatus
+from engines.turns import admit, place
 from engines.wire import Failed, Gone, Library, Load, Loaded, Stage, WorkerHandle
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ class Runner:
     def __init__(self, library: Library, limits: Limits, start: Callable[[], WorkerHandle]) -> None:
         self._library, self._limits, self._start = library, limits, start
         self._jobs: list[Job] = []
+        self._arrivals = itertools.count()
         self._running: list[Job] = []
         self._at_once = 1
         self._residents: dict[str, Kept] = {}
@@ -46,7 +49,7 @@ class Runner:
         self._thread.start()
 
     def submit(self, model: str, messages: Sequence[Message], settings: GenerationSettings, owner: str = "") -> Job:
-        """Queues a question. Raises Busy(waiting, limit)."""
+        """Queues a question of `owner`, whoever that is. Raises Busy(waiting, limit), BusyWithYours(waiting, limit)."""
         return self._enqueue(Job("answer", model, messages, settings, owner, self._forget))
 
     def load(self, model: str, force: bool = False) -> Job:
@@ -79,10 +82,10 @@ class Runner:
 
     def _enqueue(self, job: Job) -> Job:
         with self._wake:
-            room = self._at_once - len(self._running)
-            if self._closing or len(self._jobs) >= self._limits.max_waiting + room:
+            if self._closing:
                 raise Busy(waiting=len(self._jobs), limit=self._limits.max_waiting)
-            self._jobs.append(job)
+            admit(job, self._jobs, self._limits, self._at_once - len(self._running))
+            place(job, next(self._arrivals), self._jobs, self._running, self._limits)
             self._restate_positions()
             self._wake.notify_all()
         return job
@@ -96,8 +99,8 @@ class Runner:
                 self._restate_positions()
 
     def _restate_positions(self) -> None:
-        for place, job in enumerate(self._jobs):
-            job.now(Waiting(place + len(self._running)))
+        for ahead, job in enumerate(self._jobs, len(self._running)):
+            job.now(Waiting(ahead))
 
     def _next(self) -> Job | None:
         """The next job, or None when something idle is to be unloaded or the runner closes."""
@@ -107,9 +110,7 @@ class Runner:
                 if idle_in is not None and idle_in <= 0:
                     return None
                 self._wake.wait(idle_in)
-            if self._closing:
-                return None
-            return self._taken()
+            return None if self._closing else self._taken()
 
     def _next_of(self, model: str) -> Job | None:
         """The next job, if it is a question to this model."""

@@ -48,5 +48,10 @@ class RunnerStatus:
 
     @property
     def residents(self) -> list[Resident]:
-        """The loaded models as the guard counts them."""
-        return [Resident(one.model, one.memory, one.pid) for one in self.engaged]
+        """The loaded models as the guard counts them: not those that a server elsewhere answers for."""
+        return [Resident(one.model, one.memory, one.pid) for one in self.here]
+
+    @property
+    def here(self) -> tuple[Engaged, ...]:
+        """Those that hold memory of this machine."""
+        return tuple(one for one in self.engaged if one.plan.settings.backend != "remote")

@@ -144,7 +144,7 @@ def _fits(folder: Path, spec: ModelSpec) -> bool:
     except (ModelCorrupt, OSError):
         return False
     config = config.get("llm_config") or config.get("text_config") or config
-    shape = spec.architecture
+    shape = spec.shape
     wanted = {"hidden_size": shape.hidden, "num_hidden_layers": shape.layers, "vocab_size": shape.vocab}
     return isinstance(config, dict) and all(config.get(key) == value for key, value in wanted.items())
 

@@ -97,7 +97,7 @@ class MemoryWatch:
             self._take()
 
     def _take(self) -> None:
-        engaged = self._status().engaged
+        engaged = self._status().here
         device = self._look(frozenset(one.pid for one in engaged))
         # Of a card the driver may not say what a process holds: then what was measured at the load counts.
         ours = {one.model: self._held(one.pid, device.kind) or one.memory for one in engaged}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
+from configs.schema import Remote
 from engines.base import GenerationSettings, Message, Usage
 from engines.errors import AppError, EngineDied, OutOfMemory
 from engines.memory import LoadSettings, MemoryPlan, Resident
@@ -21,6 +22,7 @@ class Load:
     folder: Path
     settings: LoadSettings
     system: str = ""
+    remote: Remote | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,6 +238,10 @@ def make_engine(load: Load, stage: Callable[[str], None]) -> Engine:
         from engines.fake import FakeEngine, Script
 
         return FakeEngine(stage, Script.of(os.environ.get("FAKE_LOAD", "fake:")), load.settings.context)
+    if load.remote is not None:
+        from engines.remote import RemoteEngine
+
+        return RemoteEngine(load.remote, load.settings, stage)
     if load.settings.backend == "native":
         from engines.vision_native import NativeVisionEngine
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from engines.base import ImagePart, Message, Usage
-from engines.errors import AppError, Busy, ConversationMoved, HistoryUnavailable, StillAnswering
+from engines.errors import AppError, Busy, BusyWithYours, ConversationMoved, HistoryUnavailable, StillAnswering
 from engines.job import Delta, Job
 from engines.runner import Runner
 from interface import branches
@@ -185,8 +185,8 @@ class Answers:
     ) -> None:
         system = [Message.of("system", held.system)] if held.system else []
         try:
-            job = self.runner.submit(held.model, [*system, *messages], held.settings, owner=held.id)
-        except Busy as error:
+            job = self.runner.submit(held.model, [*system, *messages], held.settings, owner=self.store.owner or held.id)
+        except (Busy, BusyWithYours) as error:
             self._keep(_answer_row(row, before.text if before else "", "failed", error=error))
             return
         answer = self._all.answers[self.store.owner, held.id] = Answer(job, row, before)

@@ -193,8 +193,12 @@ def waited_for(status: RunnerStatus, title: Callable[[str], str], lang: Lang) ->
 
 def usage_line(usage: Usage | None, lang: Lang) -> str:
     """What an answer took, and whether turns were left out for it."""
-    if usage is None or not usage.context:
+    if usage is None or not (usage.context or usage.new_tokens):
         return ""
+    if not usage.context:
+        # A server elsewhere that does not say how long a conversation may be, or not even what it has written.
+        key = "chat.usage_estimated" if usage.estimated else "chat.usage_short"
+        return t(key, lang, new=usage.new_tokens, rate=usage.tokens_per_second, first=usage.first_token_s)
     used = usage.prompt_tokens + usage.new_tokens
     line = t(
         "chat.usage", lang,

@@ -13,7 +13,7 @@ import gradio as gr
 from configs.schema import ModelSpec
 from engines import disk
 from interface.i18n import Lang, t
-from interface.plans import card_html, plan_html
+from interface.plans import card_html, plan_html, remote_card_html
 from interface.shelf import Buttons, State
 
 PRIMARY = ("download", "resume", "load")
@@ -52,7 +52,18 @@ class CardEvents(Buttons):
         taken = 0 if self._desk.library.fake else disk.held(spec, config)
         folder = self._desk.library.folder(model) if state in ("ready", "loaded") else None
         own = folder if folder not in (None, disk.home(config) / model, config.data) else None
-        body = card_html(spec, shelf.how(model, lang), plan, shelf.news(model, lang), taken, own, lang)
+        if spec.remote is not None:
+            body = remote_card_html(
+                spec,
+                spec.remote,
+                shelf.how(model, lang),
+                shelf.servers(spec.remote, lang),
+                plan,
+                shelf.news(model, lang),
+                lang,
+            )
+        else:
+            body = card_html(spec, shelf.how(model, lang), plan, shelf.news(model, lang), taken, own, lang)
         buttons = self._buttons(spec, state, taken, lang)
         return f'<div class="card"><div id="card-{model}">{body}</div><div class="card-buttons">{buttons}</div></div>'
 
@@ -72,19 +83,21 @@ class CardEvents(Buttons):
         """All of them, those that make no sense now hidden: so each keeps its place, and the focus."""
         loaded, settled = state in ("loaded", "loading"), state in ("ready", "paused", "absent")
         fetched = any(source.kind != "local" for source in spec.sources)
+        here = spec.remote is None
         seen = {
             "download": state == "absent" and fetched,
             "resume": state == "paused",
             "pause": state == "downloading" and self._shelf.pausable(spec.id),
             "cancel": state in ("downloading", "paused"),
-            "load": state == "ready",
-            "unload": state == "loaded",
+            "load": state == "ready" and here,
+            "unload": state == "loaded" and here,
             "delete": taken > 0 and fetched and (state == "ready" or loaded),
-            "remove": spec.added and settled,
+            "remove": spec.added and (settled or not here),
         }
+        sure = "models.sure_remove" if here else "models.sure_remove_server"
         asked = {
             "delete": t("models.sure_delete", lang, title=spec.title, size=taken),
-            "remove": t("models.sure_remove", lang, title=spec.title),
+            "remove": t(sure, lang, title=spec.title),
         }
         words = {name: t(f"models.{name}", lang) for name in seen}
         words["delete"] = t("models.delete_loaded" if loaded else "models.delete", lang)

@@ -259,7 +259,7 @@ class ChatEvents:
 
     def empty(self, spec: ModelSpec, lang: Lang) -> dict[str, Any]:
         """What an empty conversation shows: what to try, and with whom."""
-        subtitle = t("chat.empty_demo" if spec.demo else "chat.empty_ready", lang, title=spec.title)
+        subtitle = who_answers(spec, lang)
         asked_in: Lang = "en" if spec.demo else lang
         return {
             "placeholder": f"## {t('chat.empty_title', lang)}\n{subtitle}",
@@ -291,6 +291,13 @@ class ChatEvents:
         versions = branches.versions(desk.store, conversation)
         feet = earlier_html(first, lang) + feet_html(path[first:], versions, lang)
         return chat, status, *READY, feet, meter_html(path, lang), mark_of(path)
+
+
+def who_answers(spec: ModelSpec, lang: Lang) -> str:
+    """With whom one talks, and where what is said goes."""
+    if spec.remote is not None:
+        return t("chat.empty_remote", lang, title=spec.title, server=spec.remote.servers)
+    return t("chat.empty_demo" if spec.demo else "chat.empty_ready", lang, title=spec.title)
 
 
 def settings_from(

@@ -45,6 +45,8 @@ class MemoryEvents:
         titles = {one.model: catalogue[one.model].title for one in engaged if one.model in catalogue}
         body = memory_html(self._desk.memory.samples(), {one.model: one.plan for one in engaged}, titles, lang)
         spec = self._desk.library.spec(self._shelf.known(model, "text"))
+        if spec.remote is not None:  # the first of a list of servers only
+            return [body, gr.update(value="…", interactive=False), ""]
         words, able = self._offered(spec, lang)
         return [body, gr.update(value=words, interactive=able), self._shelf.news(spec.id, lang)]
 
@@ -60,7 +62,7 @@ class MemoryEvents:
                 pass
 
     def models(self) -> list[tuple[Any, str]]:
-        return [marked(spec) for spec in self._desk.library.catalogue.models]
+        return [marked(spec) for spec in self._desk.library.catalogue.models if spec.remote is None]
 
     def listed(self) -> Any:
         """-> model: the list as it is now."""
@@ -84,13 +86,16 @@ class MemoryEvents:
 
 def build(desk: Desk) -> MemoryPanel:
     """Draws the panel."""
-    events, first = MemoryEvents(desk), desk.first_model("text")
+    events = MemoryEvents(desk)
+    models = events.models()
+    configured = desk.first_model("text")
+    first = configured if configured in [id for _, id in models] else models[0][1]
     with gr.Column(elem_id="memory", elem_classes="sheet"):
         gr.Markdown(label("memory.title"), elem_classes="section")  # type: ignore[arg-type]
         body = gr.HTML(elem_id="memory-now")
         with gr.Row(elem_id="memory-act"):
             model = gr.Dropdown(
-                events.models(), value=first, label=label("memory.model"), show_label=False, container=False,
+                models, value=first, label=label("memory.model"), show_label=False, container=False,
                 filterable=False, elem_id="memory-model", min_width=200,
             )  # fmt: skip
             act = gr.Button("…", size="sm", min_width=200, interactive=False, elem_id="memory-button")

@@ -143,6 +143,14 @@ def _problem(facts: Mapping[str, Any], lang: Lang) -> dict[str, str]:
     return {"problem": t(key, lang, **facts)} if key in texts(lang) else {}
 
 
+def _server(facts: Mapping[str, Any], lang: Lang) -> dict[str, str]:
+    reason = facts["reason"]
+    why = t(f"server.why_{facts['why']}", lang) if "why" in facts else ""
+    words = t(f"server.{reason}", lang, **{**facts, "why": why})
+    remedy = "busy_for" if reason == "busy" and facts.get("seconds") else reason
+    return {"reason": words.strip(), "remedy": t(f"server.remedy_{remedy}", lang, **facts)}
+
+
 def _import(facts: Mapping[str, Any], lang: Lang) -> dict[str, str]:
     image = facts.get("image")
     why = {"why": t(f"image.{image['reason']}", lang, **image)} if image else {}
@@ -166,6 +174,7 @@ _WORDED: dict[str, Callable[[Mapping[str, Any], Lang], dict[str, str]]] = {
     "image_rejected": lambda facts, lang: {"reason": t(f"image.{facts['reason']}", lang, **facts)},
     "image_not_fetched": lambda facts, lang: {"reason": t(f"fetch.{facts['reason']}", lang, **facts)},
     "import_rejected": _import,
+    "server": _server,
     "not_saved": lambda facts, lang: {"reason": t(f"storage.{facts['kind']}", lang)},
     "data_in_use": lambda facts, lang: {"where": facts["address"] or t("app.starting", lang)},
     "model_refused": lambda facts, lang: {"why": explain({"code": facts["cause"], "facts": facts["facts"]}, lang).body},

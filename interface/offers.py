@@ -86,7 +86,9 @@ class Offers:
                         return Offer(resident, stands_in=True, swap=here and verdict == "unload_first")
         if not spec.demo or self._desk.library.preferred.now.welcomed:
             return None
-        real = (one for one in self._desk.library.catalogue.models if one.kind == "text" and not one.demo)
+        real = (
+            one for one in self._desk.library.catalogue.models if one.kind == "text" and not one.demo and not one.remote
+        )
         found = next((one for one in real if self._shelf.plan(one).verdict != "refuse"), None)
         return Offer(found)
 
@@ -145,10 +147,12 @@ class Offers:
 
 def language_part(vision: ModelSpec, catalogue: Catalogue) -> ModelSpec | None:
     """The chat model of the catalogue that a vision model's decoder is: the one of the same geometry."""
-    mine = vision.architecture
+    mine = vision.shape
     for spec in catalogue.models:
         theirs = spec.architecture
-        if spec.kind == "text" and (mine.layers, mine.hidden, mine.intermediate, mine.heads, mine.kv_heads) == (
+        if theirs is None or spec.kind != "text":
+            continue
+        if (mine.layers, mine.hidden, mine.intermediate, mine.heads, mine.kv_heads) == (
             theirs.layers, theirs.hidden, theirs.intermediate, theirs.heads, theirs.kv_heads,
         ):  # fmt: skip
             return spec

@@ -54,7 +54,7 @@ class PanelEvents(Buttons):
             state == "paused",
             state == "downloading" and self._shelf.pausable(model),
             state in ("downloading", "paused"),
-            state == "ready" and not refused,
+            state == "ready" and not refused and spec.remote is None,
             state == "ready" and refused,
         )
         pressing = doable if state in ("ready", "absent", "paused") else []
@@ -65,7 +65,7 @@ class PanelEvents(Buttons):
             *(self._button(note, lang) for note in pressing),
             *(gr.update(visible=False) for _ in range(REMEDIES - len(pressing))),
             [self._action(note) for note in pressing],
-            gr.update(visible=loaded),
+            gr.update(visible=loaded and spec.remote is None),
             gr.Timer(active=busy),
         ]
 

@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.schema import ModelSpec
+from configs.schema import ModelSpec, Remote
 from engines.acquire import Progress
 from engines.memory import MemoryPlan, Note
 from interface.i18n import Lang, bytes_text, t
@@ -34,6 +34,21 @@ def card_html(spec: ModelSpec, state: str, plan: str, news: str, taken: int, own
     )
 
 
+def remote_card_html(
+    spec: ModelSpec, remote: Remote, state: str, servers: str, plan: str, news: str, lang: Lang
+) -> str:
+    """A model that a server elsewhere answers for: what it is, where, and whether it answers."""
+    facts = [t(f"models.kind_{spec.kind}", lang)]
+    facts += [t("models.remote", lang, model=remote.model)] if remote.model else []
+    facts += [t("models.window", lang, window=spec.window)] if spec.window else []
+    mark = f' <span class="badge">{t("models.added", lang)}</span>' if spec.added else ""
+    return (
+        f'<div class="card-head"><strong>{html.escape(spec.title)}</strong>{mark}{state}</div>'
+        f'<div class="facts">{html.escape(" · ".join(facts))}</div>'
+        f'<div class="facts">{html.escape(servers)}</div>{plan}{news}'
+    )
+
+
 def _sources(spec: ModelSpec, lang: Lang) -> str:
     """Where it can be had, in words."""
     return " · ".join(f"{t(f'models.source_{one.kind}', lang)}: {one.name}" for one in spec.sources)
@@ -47,6 +62,8 @@ def plan_html(plan: MemoryPlan, measured: int, beside: int, lang: Lang, remedies
     """
     notes = (*plan.reasons, *(plan.remedies if remedies is None else remedies))
     words = sentences(plan_notes(notes, lang), lang)
+    if plan.settings.backend == "remote":
+        return f'<div class="plan {plan.verdict}"><div>{html.escape(words)}</div></div>'
     device = t("plan.device", lang, name=plan.device.name, free=plan.device.free, total=plan.device.total)
     held = f'<span class="key">{t("plan.measured", lang, bytes=measured)}</span>' if measured else ""
     return (

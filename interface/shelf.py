@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from configs.schema import ModelKind, ModelSpec
+from configs.schema import ModelKind, ModelSpec, Remote
 from engines.disk import HUB_KINDS
 from engines.errors import AppError
 from engines.job import Loading
@@ -39,9 +39,20 @@ class Shelf:
 
     def how(self, model: str, lang: Lang) -> str:
         """Its state as HTML, with how far a paused download is."""
-        state = self.state(model)
+        state, remote = self.state(model), self._desk.library.spec(model).remote
+        if remote is not None and state in ("ready", "loaded") and not self._desk.library.fake:
+            return state_html(self._reached(remote), lang)
         partial = self._desk.downloads.paused(model) if state == "paused" else None
         return state_html(state, lang, 100 * partial.done // max(partial.total, 1) if partial is not None else None)
+
+    def servers(self, remote: Remote, lang: Lang) -> str:
+        """Which of a model's servers answer, in words."""
+        words = {True: "models.server_answers", False: "models.server_silent", None: "models.server_asked"}
+        return " · ".join(t(words[one.answers], lang, server=one.server) for one in self._desk.library.reach.of(remote))
+
+    def _reached(self, remote: Remote) -> Literal["reachable", "unreachable", "asking"]:
+        answers = [one.answers for one in self._desk.library.reach.of(remote)]
+        return "reachable" if True in answers else "asking" if None in answers else "unreachable"
 
     def known(self, model: str, kind: ModelKind) -> str:
         """The model, or the one that a tab opens with, if another page has taken it off the list."""
@@ -114,8 +125,14 @@ class Buttons:
             self._desk.downloads.delete(model)
 
     def remove(self, model: str) -> None:
-        """Takes an added model off the list, and deletes what was downloaded of it, unless it is in use."""
-        if self._shelf.state(model) in ("ready", "paused", "absent"):
+        """Takes an added model off the list, and deletes what was downloaded of it, unless it is in use.
+
+        One that a server elsewhere answers for holds nothing here that could be in use.
+        """
+        if self._desk.library.spec(model).remote is not None:
+            self._desk.loads.unload(model)
+            self._desk.library.remove(model)
+        elif self._shelf.state(model) in ("ready", "paused", "absent"):
             self._desk.library.remove(model)
 
     def load(self, model: str) -> None:

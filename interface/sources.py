@@ -76,7 +76,11 @@ class SourceEvents:
         except AppError as error:
             yield gr.skip(), notice_html(explain(error, lang))
         else:
-            yield "", news_html(t("sources.added", lang, title=spec.title, size=spec.disk))
+            if spec.remote is not None:
+                kind = t(f"models.kind_{spec.kind}", lang)
+                yield "", news_html(t("sources.added_server", lang, title=spec.title, kind=kind))
+            else:
+                yield "", news_html(t("sources.added", lang, title=spec.title, size=spec.disk))
 
 
 def build_source() -> SourceParts:

@@ -169,6 +169,9 @@ def plan(
 def _plan_lines(plan: MemoryPlan, lang: Lang) -> Iterator[str]:
     device, need, settings = plan.device, plan.need, plan.settings
     yield f"{plan.model}: {t(f'plan.verdict_{plan.verdict}', lang)}"
+    if settings.backend == "remote":
+        yield from (f"- {line}" for line in plan_notes(plan.reasons, lang))
+        return
     yield t("plan.device", lang, name=device.name, free=device.free, total=device.total)
     for name, size in (*need_parts(need), ("total", need.total)):
         if size:
@@ -206,6 +209,9 @@ def models(library: Library, lang: Lang) -> int:
     rows = [tuple(t(f"list.{name}", lang) for name in ("id", "state", "size", "plan"))]
     for spec in library.catalogue.models:
         state = t("models.ready" if library.folder(spec.id) else "models.absent", lang)
+        if spec.remote is not None:
+            rows.append((spec.id, t("models.elsewhere", lang), "", spec.remote.servers))
+            continue
         planned = library.plan(spec.id)
         words = f"{t(f'plan.verdict_{planned.verdict}', lang)} ({bytes_text(planned.need.total)})"
         demo = f" ({t('models.demo', lang)})" if spec.demo else ""
@@ -219,6 +225,9 @@ def models(library: Library, lang: Lang) -> int:
 def get(library: Library, model: str, lang: Lang, out: TextIO | None = None) -> int:
     """Downloads a model, with a line of progress; at once if it is here. Ctrl-C keeps what has come."""
     spec = library.spec(model)
+    if spec.remote is not None:
+        print(t("plan.remote", lang, server=spec.remote.servers), file=out)
+        return 0
     if library.folder(model) is None:
         print(t("app.fetching", lang, title=spec.title, size=spec.download), file=out, flush=True)
         with _interruptible() as interrupted:

@@ -9,7 +9,7 @@ import gradio as gr
 
 from configs.schema import ModelKind, ModelSpec
 from engines.base import ImagePart
-from interface.chat_events import ChatEvents
+from interface.chat_events import ChatEvents, who_answers
 from interface.history import StoredMessage
 from interface.i18n import Lang, t
 from interface.logins import login_of
@@ -38,7 +38,7 @@ class VisionEvents(ChatEvents):
         return settings
 
     def empty(self, spec: ModelSpec, lang: Lang) -> dict[str, Any]:
-        ready = t("chat.empty_ready", lang, title=spec.title)
+        ready = who_answers(spec, lang)
         return {
             "placeholder": f"## {t('vision.empty_title', lang)}\n{t('vision.empty_hint', lang)}\n\n{ready}",
             "examples": [sample(name, lang) for name in SAMPLES],

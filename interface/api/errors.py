@@ -23,6 +23,8 @@ STATUS: dict[type[AppError], tuple[int, str, str | None]] = {
     errors.ModelUnknown: (404, "model_not_found", "model"),
     errors.ModelMissing: (404, "model_not_found", "model"),
     errors.Busy: (429, "rate_limit_exceeded", None),
+    errors.BusyWithYours: (429, "rate_limit_exceeded", None),
+    errors.ServerError: (502, "upstream_error", None),
     errors.ModelError: (503, "model_unusable", "model"),
     errors.CapacityError: (503, "not_enough_memory", None),
     errors.EngineError: (500, "engine_error", None),
@@ -52,12 +54,19 @@ def stated(error: ApiError | AppError, lang: Lang) -> tuple[int, dict[str, Any]]
     else:
         unknown = (500, "internal_error", None)
         status, code, param = next((STATUS[cls] for cls in STATUS if isinstance(error, cls)), unknown)
+        if _busy_elsewhere(error):
+            status, code, param = STATUS[errors.Busy]
         notice = explain(error, lang)
         known = code != "internal_error" and not isinstance(error, HINT_FOR_PAGES)
         message = notice.line if known else f"{notice.opening} {notice.body}"
     param = None if param is None else _bounded(param, 200)
     kind = "requests" if status == 429 else "server_error" if status >= 500 else "invalid_request_error"
     return status, {"error": {"message": _bounded(message, 2000), "type": kind, "param": param, "code": code}}
+
+
+def _busy_elsewhere(error: ApiError | AppError) -> bool:
+    """Whether a server that answers for us has too much to do: for its clients, that is ours."""
+    return isinstance(error, errors.ServerError) and error.facts.get("reason") == "busy"
 
 
 def _bounded(text: str, length: int) -> str:
@@ -70,7 +79,7 @@ def refusal(error: ApiError | AppError, lang: Lang) -> JSONResponse:
     status, body = stated(error, lang)
     headers = {}
     if status == 429:
-        headers["retry-after"] = str(RETRY_AFTER)
+        headers["retry-after"] = str(error.facts.get("seconds") or RETRY_AFTER)
     if status == 503 and not isinstance(error, errors.OutOfMemory):
         headers["x-should-retry"] = "false"  # nothing changes by itself: OpenAI's clients would try twice more
     return JSONResponse(body, status, headers)

@@ -76,6 +76,8 @@ class ChatRequest:
     stop: tuple[str, ...]
     stream: bool
     include_usage: bool
+    top_k: int | None = None
+    repetition_penalty: float | None = None
 
     @property
     def images(self) -> list[ImageAt]:
@@ -91,8 +93,10 @@ class ChatRequest:
             temperature=defaults.temperature if self.temperature is None else float(self.temperature),
             # OpenAI's 0 is the likeliest word alone, which is what the smallest value here leaves, too.
             top_p=defaults.top_p if self.top_p is None else max(float(self.top_p), SETTING_RANGES["top_p"][0]),
-            top_k=defaults.top_k,
-            repetition_penalty=defaults.repetition_penalty,
+            top_k=defaults.top_k if self.top_k is None else self.top_k,
+            repetition_penalty=defaults.repetition_penalty
+            if self.repetition_penalty is None
+            else self.repetition_penalty,
             seed=None if self.seed is None else self.seed % 2**32,
             detail=detail,
         ).checked()
@@ -110,10 +114,15 @@ def read_request(body: Any) -> ChatRequest:
     request = ChatRequest(
         model, turns, _length(fields), fields.between("temperature", 0, 2), fields.between("top_p", 0, 1),
         fields.between("seed", -(2**63), 2**64, "json.integer"), _stops(fields), stream, _include_usage(options or {}),
+        fields.between("top_k", *SETTING_RANGES["top_k"], "json.integer"),
+        fields.between("repetition_penalty", *SETTING_RANGES["repetition_penalty"]),
     )  # fmt: skip
     for name, neutral in NEUTRAL.items():
         fields.only(name, *neutral)
     fields.ignore(*LABELS)
+    if turns[-1].role == "assistant":  # it is gone on with anyway
+        fields.only("continue_final_message", True)
+        fields.only("add_generation_prompt", False)
     fields.end()
     return request
 

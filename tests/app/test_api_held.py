@@ -48,11 +48,13 @@ class Held:
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
         until(lambda: self._server.started)
+        self._clients: list[OpenAI] = []
         self.port = self._server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/v1"
 
     def client(self, **how: Any) -> OpenAI:
-        return OpenAI(base_url=self.url, **{"api_key": "none", "max_retries": 0, **how})
+        self._clients.append(OpenAI(base_url=self.url, **{"api_key": "none", "max_retries": 0, **how}))
+        return self._clients[-1]
 
     @property
     def idle(self) -> bool:
@@ -60,6 +62,8 @@ class Held:
         return not status.running and not status.waiting
 
     def close(self) -> None:
+        for client in self._clients:
+            client.close()
         self.desk.close()
         self._server.should_exit = True
         self._thread.join(10)

@@ -21,6 +21,7 @@ from engines.base import GenerationSettings, Message, Usage
 from engines.errors import (
     AppError,
     Busy,
+    BusyWithYours,
     EngineDied,
     EngineFailed,
     EngineHung,
@@ -95,8 +96,8 @@ def ended(process: psutil.Process) -> bool:
         return True
 
 
-def ask(runner: Runner, text: str, model: str = SMALL) -> Job:
-    return runner.submit(model, [Message.of("user", text)], SETTINGS)
+def ask(runner: Runner, text: str, model: str = SMALL, owner: str = "") -> Job:
+    return runner.submit(model, [Message.of("user", text)], SETTINGS, owner)
 
 
 def answer(job: Job) -> str:
@@ -550,3 +551,20 @@ def wrongly_answered(runner: Runner) -> list[object]:
     for thread in threads:
         thread.join(60)
     return wrong
+
+
+def test_one_who_asks_much_keeps_nobody_waiting_and_places_are_told(make: Make) -> None:
+    runner = make(max_waiting=9, max_waiting_each=3)
+    first = ask(runner, "fake: words=100000 delay=0.01", owner="a")
+    first_words(first)
+    many = [ask(runner, f"question {n}", owner="a") for n in range(3)]
+    with pytest.raises(BusyWithYours):
+        ask(runner, "one more", owner="a")
+    one = ask(runner, "fake: words=100000 delay=0.01", owner="b")
+    assert one.now_at == Waiting(1) and [job.now_at for job in many] == [Waiting(2), Waiting(3), Waiting(4)]
+    first.cancel()
+    first_words(one)
+    assert not any(job.ended for job in many)
+    assert [job.now_at for job in many] == [Waiting(1), Waiting(2), Waiting(3)]
+    one.cancel()
+    assert [answer(job) for job in many] == [f"question {n} " for n in range(3)]

@@ -130,6 +130,8 @@ def test_settings_are_the_requests_or_the_models_own() -> None:
     given = read_request(body(max_completion_tokens=9, temperature=0, top_p=0, seed=-1)).settings(own)
     assert (given.max_new_tokens, given.temperature, given.top_p, given.seed) == (9, 0.0, 0.01, 2**32 - 1)
     assert given.repetition_penalty == 1.1
+    more = read_request(body(top_k=5, repetition_penalty=1.5)).settings(own)
+    assert (more.top_k, more.repetition_penalty) == (5, 1.5)
     assert read_request(body(max_tokens=8, max_completion_tokens=8)).settings(own).max_new_tokens == 8
 
 
