@@ -36,6 +36,8 @@ class ServerConfig(Strict):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Ge(0), Le(65535)] = 7860
+    root_path: Annotated[str, StringConstraints(pattern=r"^(/[^/?#\s]+)*/?$")] = ""
+    share: bool = False
     browser: bool = True
     allow_hosts: tuple[str, ...] = ()
     api_keys: tuple[str, ...] = ()

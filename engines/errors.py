@@ -31,6 +31,8 @@ AppError
     OutOfMemory             model, stage
     DiskFull                needed, free, folder
     Busy                    waiting, limit
+    ShareFailed             reason (offline | helper_missing | helper_changed | helper_refused | refused | slow |
+                            ended | unknown), and the reason's facts; the app goes on
   StorageError            what people said cannot be kept
     HistoryUnavailable      detail
     NotSaved                kind (full | io | readonly | busy | changed); nothing is refused for it
@@ -168,6 +170,10 @@ class DiskFull(CapacityError):
 
 class Busy(CapacityError):
     code = "busy"
+
+
+class ShareFailed(CapacityError):
+    code = "share_failed"
 
 
 class StorageError(AppError):

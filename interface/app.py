@@ -9,15 +9,17 @@ from typing import Any
 import gradio as gr
 
 from configs.errors import ConfigError
-from interface import chat, guards, models, opening, preferences, sidebar, vision
+from interface import chat, guards, models, opening, preferences, proxied, share, sidebar, vision
 from interface.api.routes import Api
 from interface.archive import MAX_FILE
 from interface.desk import QUIET, Desk, label
 from interface.i18n import t
+from interface.reach import address, bracketed
 from interface.theme import CSS, head, theme, translations
 from interface.vision_events import SAMPLES_FOLDER
 
 PORTS_TRIED = 40
+LOCAL = "127.0.0.1"
 CACHE_SECONDS = 24 * 3600
 """Uploads as they came, metadata and all, are deleted after a day; what was asked about is kept as the gate made it."""
 
@@ -67,13 +69,15 @@ def opened_tab(named: str) -> Any:
 def serve(desk: Desk, demo: gr.Blocks, port: int) -> str:
     """Starts answering HTTP on `port` and returns the address; comes back at once."""
     server, lang = desk.config.server, desk.config.interface.lang
+    names = (*server.allow_hosts, *(share.HOSTS if server.share else ()))
     demo.queue(default_concurrency_limit=None)
     demo.launch(
-        server_name=server.host,
+        server_name=bracketed(server.host),
         server_port=port,
+        root_path=server.root_path.rstrip("/") or None,  # GRADIO_ROOT_PATH, then
         prevent_thread_lock=True,
         quiet=True,
-        share=False,
+        share=False,  # see share.py
         max_threads=100,  # each page that follows an answer holds one
         # What the gates are too strict for, they word themselves.
         max_file_size=max(4 * desk.config.uploads.max_bytes, 2 * MAX_FILE),
@@ -89,12 +93,11 @@ def serve(desk: Desk, demo: gr.Blocks, port: int) -> str:
         pwa=True,
         i18n=translations(),
         app_kwargs={
-            "middleware": [*guards.middleware(server.host, server.allow_hosts), opening.middleware(lang)],
+            "middleware": [proxied.middleware(), *guards.middleware(server.host, names), opening.middleware(lang)],
             "routes": [*opening.routes(lang), *Api(desk).routes()],
         },
     )
-    host = "127.0.0.1" if server.host in ("0.0.0.0", "::") else server.host  # noqa: S104  a comparison
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    return address(server.host, port)
 
 
 def free_port(host: str, wanted: int, exact: bool) -> int | None:
@@ -104,12 +107,18 @@ def free_port(host: str, wanted: int, exact: bool) -> int | None:
     """
     for port in [wanted] if exact else range(wanted, min(wanted + PORTS_TRIED, 65536)):
         try:
-            with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-                # As the server itself will: a port in TIME_WAIT is free.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((host, port))
-                return int(probe.getsockname()[1])
+            found = _bound(host, port)
+            # Gradio tries the port there, too, wherever it is to listen.
+            return found if host == LOCAL else _bound(LOCAL, found)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise ConfigError("host_unusable", host=host, port=port, detail=error.strerror or str(error)) from None
     return None
+
+
+def _bound(host: str, port: int) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        # As the server itself will: a port in TIME_WAIT is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+        return int(probe.getsockname()[1])

@@ -119,6 +119,7 @@ FACTS: dict[str, dict[str, object]] = {
     "out_of_memory": {"model": "m", "stage": "answer"},
     "disk_full": {"needed": 4 * GIB, "free": GIB, "folder": "/data"},
     "busy": {"waiting": 16, "limit": 16},
+    "share_failed": {"reason": "helper_missing", "path": "/frpc", "url": "https://x/frpc", "detail": "timed out"},
     "history_unavailable": {"detail": "disk I/O error"},
     "not_saved": {"kind": "full"},
     "store_damaged": {"file": "conversations.damaged-2026-11-23-071500.sqlite3", "folder": "/data"},
