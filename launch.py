@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 import webbrowser
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import NoReturn
@@ -43,6 +44,11 @@ class Arguments:
     root_path: str | None = None
     browser: bool | None = None
     data: Path | None = None
+    allow_hosts: list[str] | None = None
+    share: bool | None = None
+    auth: list[str] | None = field(default=None, repr=False)
+    auth_file: str | None = None
+    no_auth: bool = False
     offline: bool | None = None
     lang: str | None = None
     model: str | None = None
@@ -59,6 +65,7 @@ class Arguments:
     def overrides(self) -> dict[str, object]:
         """What goes before configuration, by its keys."""
         keys = ("host", "port", "root_path", "browser", "data", "offline", "lang", "model", "backend", "force")
+        keys += ("allow_hosts", "share", "auth", "auth_file")
         return {key: getattr(self, key) for key in keys}
 
 
@@ -101,8 +108,13 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(
-            "config_value", file=self.prog, where="command line", value=" ".join(sys.argv[1:]), detail=message
+            "config_value", file=self.prog, where="command line", value=_without_secrets(sys.argv[1:]), detail=message
         )
+
+
+def _without_secrets(argv: Sequence[str]) -> str:
+    """A command line as it may be shown."""
+    return re.sub(r"--auth[ =](\S+)", "--auth …", " ".join(argv))
 
 
 def _parser(command: str) -> _Parser:
@@ -127,6 +139,19 @@ def _parser(command: str) -> _Parser:
         add("--model", help="the model to start with")
     if command == "serve":
         add("--host", help="address to listen on; 127.0.0.1 is this computer only")
+        add(
+            "--allow-host",
+            action="append",
+            dest="allow_hosts",
+            metavar="NAME",
+            help="a name that a proxy of yours uses",
+        )
+        add("--share", action="store_true", default=None, help="also at a public address of Gradio's, with a login")
+        add(
+            "--auth", action="append", metavar="NAME:PASSWORD", help="a login; others here can see it, a file is better"
+        )
+        add("--auth-file", metavar="FILE", help="logins, one NAME:PASSWORD a line")
+        add("--no-auth", action="store_true", default=None, help="ask nobody for a login, wherever the app listens")
         add("--port", type=int, help="port to listen on; 0 takes any free one")
         add("--root-path", metavar="PATH", help="the path under which a proxy serves the page, e.g. /desk")
         add("--no-browser", dest="browser", action="store_false", default=None, help="do not open a browser")
@@ -208,10 +233,10 @@ def _run(arguments: Arguments, library: Library, lang: Lang) -> int:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             return terminal.chat(library, lang)
         case _:
-            return serve(library, lang, exact_port=arguments.port is not None)
+            return serve(library, lang, arguments.port is not None, arguments.no_auth)
 
 
-def serve(library: Library, lang: Lang, exact_port: bool) -> int:
+def serve(library: Library, lang: Lang, exact_port: bool, no_auth: bool = False) -> int:
     """Serves the page until a signal ends it: then answers are cut and saved, and no process stays behind."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -221,22 +246,26 @@ def serve(library: Library, lang: Lang, exact_port: bool) -> int:
     from interface import app, share
     from interface.data_lock import DataLock
     from interface.desk import Desk
+    from interface.entrance import Entrance
 
     config = library.config
+    entrance = Entrance.of(config, no_auth)
     lock = DataLock(config.data)
     port = app.free_port(config.server.host, config.server.port, exact_port)
     if port is None:
         raise ConfigError("port_taken", port=config.server.port)
     desk = Desk.open(library)
     damaged = desk.store.set_aside
-    demo = app.build(desk)
-    address = app.serve(desk, demo, port)
+    demo = app.build(desk, login=bool(entrance.logins))
+    address = app.serve(desk, demo, port, entrance)
     lock.serving(address)
     if damaged is not None:
         print(explain(damaged, lang).line)
     if port != config.server.port and config.server.port:
         print(t("app.port_taken", lang, wanted=config.server.port, port=port))
     print(t("app.serving", lang, url=address))
+    for line in entrance.lines(config, lang):
+        print(line)
     hint = reach.ssh_hint(config.server.host, port, lang, os.environ)
     if reach.is_far(os.environ):
         print(hint)
@@ -244,14 +273,7 @@ def serve(library: Library, lang: Lang, exact_port: bool) -> int:
     if config.server.browser and reach.has_display():
         webbrowser.open(address)
     desk.start()
-    link = None
-    if config.server.share:
-        print(t("app.sharing", lang), flush=True)
-        link = share.Link(
-            config.server.host, port, config.data,
-            made=lambda url: print(t("app.shared", lang, url=url), flush=True),
-            failed=lambda error: print(explain(error, lang).line, hint, sep="\n", flush=True),
-        )  # fmt: skip
+    link = share.link(config, port, hint, lang) if config.server.share else None
     stop.wait()
     print(t("app.stopping", lang), flush=True)
     if link is not None:
@@ -274,6 +296,9 @@ def _prepare(config: AppConfig, lang: Lang) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(config.data / "uploads")
+    # The server would believe X-Forwarded-For from this computer, where tunnels come out. Who has a proxy that sets it
+    # right may say so in the server's own variable.
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
     for name, scheme in reach.settle_proxies(os.environ, config.server.host).items():
         print(t("app.proxy_left_out", lang, name=name, scheme=scheme), file=sys.stderr)
 

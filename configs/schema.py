@@ -32,15 +32,19 @@ DTYPE_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig(Strict):
-    """Where the page is served."""
+    """Where the page is served, and to whom. Secrets are not in its repr."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Ge(0), Le(65535)] = 7860
     root_path: Annotated[str, StringConstraints(pattern=r"^(/[^/?#\s]+)*/?$")] = ""
-    share: bool = False
     browser: bool = True
     allow_hosts: tuple[str, ...] = ()
-    api_keys: tuple[str, ...] = ()
+    share: bool = False
+    auth: tuple[str, ...] = field(default=(), repr=False)
+    auth_file: str = ""
+    session_idle: Annotated[float, Gt(0)] = 24 * 3600.0
+    session_lifetime: Annotated[float, Gt(0)] = 7 * 24 * 3600.0
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,17 @@ import socket
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from configs.errors import ConfigError
-from interface import chat, guards, models, opening, preferences, proxied, share, sidebar, vision
+from interface import chat, guards, models, opening, preferences, proxied, sidebar, vision
+from interface.api.keys import Keys
 from interface.api.routes import Api
 from interface.archive import MAX_FILE
 from interface.desk import QUIET, Desk, label
+from interface.door import Door, Reception
+from interface.entrance import Entrance
+from interface.guards import BodyLimit
 from interface.i18n import t
 from interface.reach import address, bracketed
 from interface.theme import CSS, head, theme, translations
@@ -20,6 +25,8 @@ from interface.vision_events import SAMPLES_FOLDER
 
 PORTS_TRIED = 40
 LOCAL = "127.0.0.1"
+MAX_REQUEST = 16 * 2**20
+"""Bytes of one that brings no file: of what the page sends with a click, most is the text of a conversation."""
 CACHE_SECONDS = 24 * 3600
 """Uploads as they came, metadata and all, are deleted after a day; what was asked about is kept as the gate made it."""
 
@@ -33,8 +40,8 @@ TO_ADDRESS = """() => {
 FROM_ADDRESS = """() => [new URLSearchParams(location.search).get("tab") || ""]"""
 
 
-def build(desk: Desk) -> gr.Blocks:
-    """The app's Blocks, for this desk."""
+def build(desk: Desk, login: bool = False) -> gr.Blocks:
+    """The app's Blocks, for this desk; `login` says whether there is one to sign out from."""
     title = " · ".join(t("app.name", lang) for lang in ("zh", "en"))
     with gr.Blocks(
         title=title,
@@ -44,7 +51,7 @@ def build(desk: Desk) -> gr.Blocks:
         delete_cache=(3600, CACHE_SECONDS),
     ) as demo:
         side = sidebar.build(desk)
-        chosen = preferences.build(desk)
+        chosen = preferences.build(desk, login)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(label("chat.tab"), id="chat", elem_id="chat-tab", scale=1) as chat_tab:
                 talk = chat.build(desk, demo, side)
@@ -66,10 +73,12 @@ def opened_tab(named: str) -> Any:
     return gr.Tabs(selected=named) if named in ("images", "models") else gr.skip()
 
 
-def serve(desk: Desk, demo: gr.Blocks, port: int) -> str:
-    """Starts answering HTTP on `port` and returns the address; comes back at once."""
+def serve(desk: Desk, demo: gr.Blocks, port: int, entrance: Entrance) -> str:
+    """Starts answering HTTP on `port` to those whom `entrance` lets in, and returns the address; comes back at once."""
     server, lang = desk.config.server, desk.config.interface.lang
-    names = (*server.allow_hosts, *(share.HOSTS if server.share else ()))
+    reception = Reception(entrance.logins, server, lang, port)
+    # What the gates are too strict for, they word themselves.
+    largest_file = max(4 * desk.config.uploads.max_bytes, 2 * MAX_FILE)
     demo.queue(default_concurrency_limit=None)
     demo.launch(
         server_name=bracketed(server.host),
@@ -79,8 +88,7 @@ def serve(desk: Desk, demo: gr.Blocks, port: int) -> str:
         quiet=True,
         share=False,  # see share.py
         max_threads=100,  # each page that follows an answer holds one
-        # What the gates are too strict for, they word themselves.
-        max_file_size=max(4 * desk.config.uploads.max_bytes, 2 * MAX_FILE),
+        max_file_size=largest_file,
         allowed_paths=[str(desk.uploads.folder), str(SAMPLES_FOLDER)],
         footer_links=[],
         run_history=False,
@@ -93,10 +101,20 @@ def serve(desk: Desk, demo: gr.Blocks, port: int) -> str:
         pwa=True,
         i18n=translations(),
         app_kwargs={
-            "middleware": [proxied.middleware(), *guards.middleware(server.host, names), opening.middleware(lang)],
-            "routes": [*opening.routes(lang), *Api(desk).routes()],
+            "middleware": [
+                proxied.middleware(),
+                *guards.middleware(server.host, server.allow_hosts, server.share),
+                # The API counts by itself: its refusals are objects.
+                Middleware(
+                    BodyLimit, limits={"": MAX_REQUEST, "/gradio_api/upload": largest_file + 2**20, "/v1/": None}
+                ),
+                Middleware(Door, reception=reception),
+                opening.middleware(lang),
+            ],
+            "routes": [*opening.routes(lang), *Api(desk, keys=Keys(entrance.keys)).routes()],
         },
     )
+    reception.started = True
     return address(server.host, port)
 
 

@@ -13,10 +13,18 @@ import gradio as gr
 
 from interface.chat import Talk
 from interface.desk import QUIET, Desk, label
+from interface.door_page import LOGOUT
 
 LANGUAGES = (("English", "en"), ("中文", "zh"))
 """Each in its own words: who cannot read the page finds it."""
 THEMES = ("system", "light", "dark")
+
+# A form of the page's own: the browser goes where the answer says, and sends our cookie.
+SIGN_OUT = """() => {
+  const form = Object.assign(document.createElement("form"), { method: "post", action: "LOGOUT" });
+  document.body.append(form);
+  form.submit();
+}""".replace("LOGOUT", LOGOUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +35,11 @@ class Preferences:
     language: gr.Radio
     theme: gr.Radio
     shortcuts: gr.Button
+    sign_out: gr.Button
 
 
-def build(desk: Desk) -> Preferences:
-    """Draws it."""
+def build(desk: Desk, login: bool) -> Preferences:
+    """Draws it; with a way out where there is a `login`."""
     button = gr.Button(label("preferences.title"), elem_id="preferences-button", min_width=40, scale=0)
     with gr.Column(elem_id="preferences"):
         language = gr.Radio(
@@ -40,7 +49,8 @@ def build(desk: Desk) -> Preferences:
         themes = [(label(f"preferences.theme_{one}"), one) for one in THEMES]
         theme = gr.Radio(themes, label=label("preferences.theme"), elem_id="theme")
         shortcuts = gr.Button(label("preferences.shortcuts"), elem_id="shortcuts-button", size="sm")
-    return Preferences(button, language, theme, shortcuts)
+        sign_out = gr.Button(label("login.sign_out"), elem_id="sign-out", size="sm", visible=login)
+    return Preferences(button, language, theme, shortcuts, sign_out)
 
 
 def wire(preferences: Preferences, talks: Iterable[Talk], demo: gr.Blocks) -> None:
@@ -48,6 +58,7 @@ def wire(preferences: Preferences, talks: Iterable[Talk], demo: gr.Blocks) -> No
     demo.load(None, None, [preferences.language, preferences.theme], js="() => desk.preferences()", **QUIET)
     preferences.theme.input(None, preferences.theme, None, js="(theme) => desk.paint(theme)", **QUIET)
     preferences.shortcuts.click(None, None, None, js="() => desk.shortcuts()", **QUIET)
+    preferences.sign_out.click(None, None, None, js=SIGN_OUT, **QUIET)
     switched = preferences.language.input(None, preferences.language, None, js="(lang) => desk.speak(lang)", **QUIET)
     for talk in talks:
         for redraw in talk.redraw:

@@ -23,13 +23,14 @@ import httpx
 from gradio import networking, tunneling
 from gradio.exceptions import ChecksumMismatchError
 
+from configs.schema import AppConfig
 from engines.errors import ShareFailed
+from interface.i18n import Lang, t
+from interface.messages import explain
 from interface.reach import near
 
 log = logging.getLogger(__name__)
 
-HOSTS = ("*.gradio.live",)
-"""The names under which links bring requests."""
 CERTIFICATE = "share-server.pem"
 MADE = re.compile(r"start proxy success: (\S+)")
 
@@ -54,6 +55,20 @@ class Server:
     address: str
     scheme: str
     certificate: Path | None
+
+
+def link(config: AppConfig, port: int, instead: str, lang: Lang) -> Link:
+    """Begins to make a link, and says in the terminal what becomes of it; `instead` is for who gets none."""
+
+    def say(*lines: str) -> None:
+        print(*lines, sep="\n", flush=True)
+
+    say(t("app.sharing", lang))
+    return Link(
+        config.server.host, port, config.data,
+        made=lambda url: say(t("app.shared", lang, url=url)),
+        failed=lambda error: say(explain(error, lang).line, instead),
+    )  # fmt: skip
 
 
 class Link:
@@ -98,19 +113,19 @@ class Link:
         limit.start()
         if self._closed.is_set():
             self._end()
-        link = last = ""
+        address = last = ""
         for line in keeper.stdout:
             last = line.decode("utf-8", "replace").strip() or last
-            if not link and (found := MADE.search(last)):
+            if not address and (found := MADE.search(last)):
                 limit.cancel()
-                link = f"{scheme}://{urlsplit(found[1]).netloc}"
-                self._made(link)
-            elif not link and "login to server failed" in last:  # it would try again without an end
+                address = f"{scheme}://{urlsplit(found[1]).netloc}"
+                self._made(address)
+            elif not address and "login to server failed" in last:  # it would try again without an end
                 self._end()
         limit.cancel()
         if keeper.wait() == NOT_STARTED:
             raise ShareFailed(reason="helper_refused", path=command[0], detail=last)
-        raise ShareFailed(reason="ended" if link else "slow" if self._late.is_set() else "refused", detail=last)
+        raise ShareFailed(reason="ended" if address else "slow" if self._late.is_set() else "refused", detail=last)
 
     def _end(self) -> None:
         if self._keeper is not None:

@@ -49,7 +49,7 @@ class Served:
         while time.monotonic() < end:
             assert self.process.poll() is None, f"the app ended:\n{self.output}"
             found = re.search(r"http://\S+", self.output)
-            if found and httpx.get(found[0] + "config", timeout=10).status_code == 200:
+            if found and httpx.get(found[0] + "config", timeout=10).status_code in (200, 401):
                 return found[0]
             time.sleep(0.05)
         raise AssertionError(f"the app did not start:\n{self.output}")
