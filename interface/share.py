@@ -83,12 +83,14 @@ class Link:
         self._host, self._port, self._data, self._made, self._failed = near(host), port, data, made, failed
         self._keeper: subprocess.Popen[bytes] | None = None
         self._closed, self._late = threading.Event(), threading.Event()
-        threading.Thread(target=self._run, name="share", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="share", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         """Ends the link, or the making of it. May be called again."""
         self._closed.set()
         self._end()
+        self._thread.join(1)  # it may be waiting for a server, and ends with the app
 
     def _run(self) -> None:
         try:
@@ -107,14 +109,21 @@ class Link:
         """Raises ShareFailed when the helper has ended."""
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         # In a group of its own: Ctrl-C in the terminal is the app's to handle.
-        keeper = subprocess.Popen([sys.executable, "-c", KEEPER, *command], start_new_session=True, **pipes)  # type: ignore[call-overload]
-        self._keeper = keeper
+        with subprocess.Popen([sys.executable, "-c", KEEPER, *command], start_new_session=True, **pipes) as keeper:  # type: ignore[call-overload]
+            self._keeper = keeper
+            if self._closed.is_set():
+                self._end()
+            address, last = self._read(keeper, scheme)
+        if keeper.returncode == NOT_STARTED:
+            raise ShareFailed(reason="helper_refused", path=command[0], detail=last)
+        raise ShareFailed(reason="ended" if address else "slow" if self._late.is_set() else "refused", detail=last)
+
+    def _read(self, keeper: subprocess.Popen[bytes], scheme: str) -> tuple[str, str]:
+        """The link's address, if one was made, and the helper's last words, once it has ended."""
         limit = threading.Timer(tunneling.TUNNEL_TIMEOUT_SECONDS, lambda: (self._late.set(), self._end()))
         limit.start()
-        if self._closed.is_set():
-            self._end()
         address = last = ""
-        for line in keeper.stdout:
+        for line in keeper.stdout or ():
             last = line.decode("utf-8", "replace").strip() or last
             if not address and (found := MADE.search(last)):
                 limit.cancel()
@@ -123,9 +132,7 @@ class Link:
             elif not address and "login to server failed" in last:  # it would try again without an end
                 self._end()
         limit.cancel()
-        if keeper.wait() == NOT_STARTED:
-            raise ShareFailed(reason="helper_refused", path=command[0], detail=last)
-        raise ShareFailed(reason="ended" if address else "slow" if self._late.is_set() else "refused", detail=last)
+        return address, last
 
     def _end(self) -> None:
         if self._keeper is not None:
