@@ -48,6 +48,8 @@
     const url = String(input?.url ?? input);
     try {
       const response = await fetched(input, init);
+      // The session has ended: the way to the login is the same reload.
+      if (url.includes("/queue/") && response.status === 401) { lost = true; location.reload(); }
       return url.includes("/queue/data") && response.ok ? watched(response) : response;
     } catch (error) {
       if (url.includes("/queue/") && error.name !== "AbortError") lose();

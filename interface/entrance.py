@@ -46,7 +46,7 @@ class Entrance:
         if self.made is not None:
             said += [t("login.made", one, name=self.made.name, password=self.made.password) for one in LANGS]
             if not server.api_keys:
-                said.append(t("login.made_key", lang, key=self.keys[0].partition(":")[2]))
+                said.append(t("login.made_key", lang, secret=self.keys[0].partition(":")[2]))
         elif self.logins and not server.api_keys:
             said.append(t("login.kept_keys", lang, file=config.data / KEYS_FILE))
         if self.unguarded:
