@@ -1,4 +1,4 @@
-"""The command line: serve (the default), chat, plan, models. Wires everything, and owns the signals.
+"""The command line: serve (the default), chat, plan, models, doctor. Wires everything, and owns the signals.
 
 `python launch.py --help` lists the flags. Heavy libraries are imported when a command needs them, never here.
 """
@@ -19,8 +19,9 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import NoReturn
 
+import interface.needs  # noqa: F401  first: says what is not installed
 from configs.errors import ConfigError
-from configs.load import load_catalogue, load_config
+from configs.load import PREFIX, SECRET, load_catalogue, load_config
 from configs.schema import AppConfig
 from engines.errors import AppError, ModelUnknown
 from engines.library import Library
@@ -28,7 +29,7 @@ from interface import reach, terminal
 from interface.i18n import Lang, lang_of, t
 from interface.messages import explain
 
-COMMANDS = ("serve", "chat", "plan", "models")
+COMMANDS = ("serve", "chat", "plan", "models", "doctor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def _parser(command: str) -> _Parser:
         help="never use the network, for a model or for an image that a request names",
     )
     add("--fake", action="store_true", default=None, help="answer with the scripted engine, to try the app itself")
-    if command != "models":
+    if command not in ("models", "doctor"):
         backends = ("auto", "turbomind", "pytorch", "native")
         add("--backend", choices=backends, help="engine for image models; auto lets the guard choose")
         add("--force", action="store_true", default=None, help="load against the guard's word")
@@ -162,6 +163,11 @@ def _parser(command: str) -> _Parser:
         add("--context", type=parse_count, metavar="TOKENS", help="tokens of conversation to make room for")
         add("--explain", action="store_true", default=None, help="add what was measured on this machine")
         add("--json", action="store_true", default=None, help="print one JSON object, sizes in bytes")
+    if command == "doctor":
+        add("--model", help="the model that the app would start with")
+        add("--host", help="address that it would listen on")
+        add("--port", type=int, help="port that it would listen on")
+        add("--json", action="store_true", default=None, help="print one JSON object, sizes in bytes")
     if command == "models":
         add("target", nargs="?", choices=("get",), help="get: download a model")
         add("model_argument", nargs="?", metavar="MODEL")
@@ -169,10 +175,11 @@ def _parser(command: str) -> _Parser:
 
 
 _HELP = {
-    "serve": "Serve the page (the default command). Others: chat, plan, models.",
+    "serve": "Serve the page (the default command). Others: chat, plan, models, doctor.",
     "chat": "Chat in the terminal. Piped input is answered, and only the answer is printed.",
     "plan": "What the memory guard says about a model, here or on a card described by hand. Exit code 0 load, 3 not.",
     "models": "List the models and how they are; `models get MODEL` downloads one.",
+    "doctor": "Look at what may keep the app from working, and say what to do. Exit code 0 no problem, 1 problems.",
 }
 
 _UNITS = {"b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -204,6 +211,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     lang = lang_of(os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES") or os.environ.get("LANG"))
     try:
         arguments = parse_args(sys.argv[1:] if argv is None else argv)
+        if arguments.command == "doctor":  # it has to run where the rest of this does not
+            from interface import doctor
+
+            return doctor.run(arguments.overrides, arguments.port is not None, arguments.json, lang)
         config = load_config(arguments.overrides, os.environ)
         lang = lang if config.interface.lang == "auto" else lang_of(config.interface.lang)
         _prepare(config, lang)
@@ -294,6 +305,8 @@ def _prepare(config: AppConfig, lang: Lang) -> None:
         raise ConfigError("data_unwritable", folder=config.data, detail=error.strerror or str(error)) from None
     logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    for key in SECRET:  # read by now, and nothing for the processes that engines run in
+        os.environ.pop(PREFIX + key.upper(), None)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(config.data / "uploads")
     # The server would believe X-Forwarded-For from this computer, where tunnels come out. Who has a proxy that sets it

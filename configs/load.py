@@ -20,6 +20,8 @@ from configs.schema import AppConfig, Catalogue
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 PREFIX = "SHUSHENG_"
+SECRET = {"auth", "api_keys"}
+"""Keys whose values are not said."""
 
 T = TypeVar("T")
 
@@ -96,7 +98,8 @@ def _validated(cls: type[T], data: Mapping[str, object], file: str) -> T:
         if error["type"] == "unexpected_keyword_argument":
             name = str(error["loc"][-1])
             raise ConfigError.unknown("config_unknown_key", name, set(_keys(cls)), file=file, where=where) from None
-        raise ConfigError("config_value", file=file, where=where, value=error["input"], detail=error["msg"]) from None
+        value = "…" if SECRET & set(error["loc"]) else error["input"]
+        raise ConfigError("config_value", file=file, where=where, value=value, detail=error["msg"]) from None
 
 
 def _keys(cls: Any) -> Iterator[str]:

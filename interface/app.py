@@ -61,7 +61,7 @@ def build(desk: Desk, login: bool = False) -> gr.Blocks:
                 shelf = models.build(desk)
         models.wire(desk, shelf, talk, image_talk, models_tab, [chat_tab, image_tab], demo, FROM_ADDRESS)
         preferences.wire(chosen, [talk, image_talk], demo)
-        sidebar.wire(desk, side, demo, tabs, [event for one in (talk, image_talk) for event in one.changed])
+        sidebar.wire(desk, side, demo, tabs)
         for tab in (chat_tab, image_tab, models_tab):
             tab.select(None, None, None, js=TO_ADDRESS % tab.id, **QUIET)
         demo.load(opened_tab, gr.Textbox(visible=False), tabs, js=FROM_ADDRESS, **QUIET)

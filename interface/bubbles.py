@@ -17,6 +17,10 @@ from interface.i18n import Lang, t
 from interface.messages import explain, left_out, record
 from interface.render import closed, images_html, notice_html, show
 
+SHOWN, STEP, EARLIER = 24, 16, 100
+"""Messages that a page draws of a long conversation; how many of them it lets go at once, so that most turns move
+nothing; how many come back with a click. Gradio looks at every bubble for each word of an answer.
+"""
 FULL_FROM = 0.8
 """Part of what a prompt may take from which the meter warns."""
 
@@ -46,6 +50,22 @@ def bubbles(one: StoredMessage, lang: Lang) -> list[dict[str, Any]]:
 def bubble_count(one: StoredMessage) -> int:
     """How many `bubbles` there are of a message."""
     return 2 if one.images and one.text else 1
+
+
+def first_shown(path: Sequence[StoredMessage], since: str = "") -> int:
+    """The place of the first message that is drawn: `since` if a page has asked for earlier ones, or of the newest."""
+    if since:
+        return min(int(since), len(path))
+    place = max(0, len(path) - SHOWN) // STEP * STEP
+    return place - 1 if place and path[place].role == "assistant" else place
+
+
+def earlier_html(first: int, lang: Lang) -> str:
+    """The button above the first message that is drawn, for page.js; "" if there is nothing before it."""
+    if not first:
+        return ""
+    says = t("chat.earlier", lang, count=first)
+    return f'<div data-at="earlier">{_button("earlier", max(0, first - EARLIER), says)}</div>'
 
 
 def images_block(images: Sequence[ImagePart], lang: Lang) -> dict[str, Any]:

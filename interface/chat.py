@@ -26,13 +26,16 @@ TO_ADDRESS = """(id) => {
   id ? url.searchParams.set("%s", id) : url.searchParams.delete("%s");
   history.replaceState(history.state, "", url);
   document.dispatchEvent(new Event("address"));
+  document.dispatchEvent(new CustomEvent("follow-begins", { detail: "%s" }));
 }"""
 FROM_ADDRESS = """() => [new URLSearchParams(location.search).get("%s") || ""]"""
 # What a slow page still has to draw of one conversation may come after the next: then that is drawn once more.
-BEGUN = """() => { document.dispatchEvent(new CustomEvent("follow-begins", { detail: "%s" })); }"""
-ENDED = """() => { document.dispatchEvent(new CustomEvent("follow-ends", { detail: "%s" })); }"""
+ENDED = """() => { for (const event of ["follow-ends", "settled"]) {
+  document.dispatchEvent(new CustomEvent(event, { detail: "%s" }));
+} }"""
+SETTLED = """() => { document.dispatchEvent(new CustomEvent("settled", { detail: "%s" })); }"""
 FROM_SIDEBAR = """() => [window.pickedConversation || ""]"""
-FEET = "window.desk.feet(element, props, trigger, watch, '%s')"
+FEET = "window.desk.feet(element, props, trigger, watch, '%s', () => trigger('settled', {}))"
 ADDRESS_NAMES: dict[ModelKind, str] = {"text": "c", "vision": "i"}
 PREFIXES: dict[ModelKind, str] = {"text": "", "vision": "image-"}
 
@@ -59,16 +62,23 @@ class Talk:
     """The lines under the messages, for page.js; their buttons, and a page that comes back, call from here."""
     meter: gr.HTML
     seen: gr.Textbox
-    settled: list[Any] = field(default_factory=list, kw_only=True)
-    """The events after which nothing is being answered on a page: its opening, and the end of each answer."""
-    changed: list[Any] = field(default_factory=list, kw_only=True)
-    """Those after which the list of conversations may say something else: these, and the beginning of each answer."""
+    since: gr.Textbox
+    """The place of the first message that is drawn, once a page has asked for earlier ones."""
     redraw: list[Callable[[Any], None]] = field(default_factory=list, kw_only=True)
     """What draws the server's words anew after an event: the reader has chosen another language."""
 
     @property
     def held_with(self) -> list[Component]:
         return [self.model, *self.settings]
+
+    @property
+    def settled(self) -> Any:
+        """The event after which nothing is being answered on a page: its opening, and the end of each answer.
+
+        The page's scripts make one of them all, as the list of conversations has one (sidebar.py): each event that
+        Gradio knows makes every other slower.
+        """
+        return self.feet.settled
 
     @property
     def shown(self) -> list[Component]:
@@ -110,7 +120,7 @@ def build(desk: Desk, demo: gr.Blocks, side: Side) -> ChatTab:
     drawer = draw_settings(desk, "text")
     tab = ChatTab(
         "text", model, state, new, chat, status, notice, prompt, send, stop, *drawer, feet, meter,
-        gr.Textbox(visible=False), offer, take_offer, swap, dismiss,
+        gr.Textbox(visible=False), gr.Textbox(visible=False), offer, take_offer, swap, dismiss,
     )  # fmt: skip
     wire(ChatEvents(desk), tab, demo, side)
 
@@ -209,25 +219,25 @@ def draw_settings(desk: Desk, kind: ModelKind) -> tuple[list[Component], gr.Butt
 def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks, side: Side) -> None:
     """Whatever may have started an answer, or opened a conversation, is followed."""
     where = [tab.conversation]
+    following = [tab.conversation, tab.model, tab.since]
     again, asked = [*where, tab.seen, *tab.held_with], [tab.prompt, *where, tab.notice]
     asking = [tab.prompt, *again]
     named_by = ADDRESS_NAMES[tab.kind]
-    to_address, from_address = TO_ADDRESS % (named_by, named_by), FROM_ADDRESS % named_by
+    to_address, from_address = TO_ADDRESS % (named_by, named_by, tab.kind), FROM_ADDRESS % named_by
 
     def called(name: str) -> dict[str, Any]:
         """Wired quietly, under a name that programs and tests can rely on."""
         return QUIET | {"api_name": PREFIXES[tab.kind].replace("-", "_") + name}
 
+    # A message cannot be edited or asked again while an answer grows: so much the Chatbot takes from the progress.
+    drawn = {"show_progress_on": [tab.chat]}
+    # "multiple": what is followed already goes on with the next.
+    follow = called("follow") | drawn | {"trigger_mode": "multiple"}
+
     def followed(event: Any) -> None:
         named = event.then(None, where, None, js=to_address, **QUIET)
-        named.then(None, None, None, js=BEGUN % tab.kind, **QUIET)
-        # "multiple": what is followed already goes on with this.
-        end = named.then(
-            events.follow, [tab.conversation, tab.model], tab.shown, trigger_mode="multiple", **called("follow")
-        )
+        end = named.then(events.follow, following, tab.shown, **follow)
         end.then(None, None, None, js=ENDED % tab.kind, **QUIET)
-        tab.settled.append(end)
-        tab.changed.extend((named, end))
 
     tab.redraw.append(followed)
     # "multiple": Gradio drops a second question on one page without a word; ours is refused with one, and kept.
@@ -236,19 +246,21 @@ def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks, side: Side) -> None:
     example = tab.chat.example_select(events.example, None, tab.prompt, **QUIET)
     followed(example.then(events.ask, asking, asked, **QUIET))
     followed(tab.chat.retry(events.retry, again, tab.notice, **called("retry")))
-    followed(tab.chat.edit(events.edit, again, tab.notice, **called("edit")))
+    edited = [*where, tab.seen, tab.since, *tab.held_with]
+    followed(tab.chat.edit(events.edit, edited, tab.notice, **called("edit")))
     followed(tab.chat.undo(events.undo, [*where, tab.seen], [tab.prompt, tab.notice], **called("undo")))
-    followed(tab.feet.click(events.act, again, tab.notice, **called("act")))
-    tab.settled.append(tab.feet.submit(events.look, [*where, tab.model, tab.seen], tab.shown, **called("look")))
+    followed(tab.feet.click(events.act, again, [tab.notice, tab.since], **called("act")))
+    looked = tab.feet.submit(events.look, [*following, tab.seen], tab.shown, **called("look") | drawn)
+    looked.then(None, None, None, js=SETTLED % tab.kind, **QUIET)
     followed(demo.load(events.open, where, [tab.conversation, *tab.held_with], js=from_address, **called("open")))
     opened = [tab.conversation, *tab.held_with]
     # "always_last": of several that are opened in a hurry, the last is what stays.
     followed(side.opened(tab.kind)(events.open, where, opened, js=FROM_SIDEBAR, trigger_mode="always_last", **QUIET))
-    side.overtaken(tab.kind)(events.follow, [*where, tab.model], tab.shown, trigger_mode="multiple", **QUIET)
-    side.opened(tab.kind)(None, None, [tab.notice, tab.seen], js="() => ['', '']", **QUIET)
+    side.overtaken(tab.kind)(events.follow, following, tab.shown, **follow)
+    side.opened(tab.kind)(None, None, [tab.notice, tab.seen, tab.since], js="() => ['', '', '']", **QUIET)
     # In the browser, so that what is asked right after is asked afresh; what stands in the box stays.
     for left in (tab.new.click, tab.chat.clear, side.left(tab.kind)):
-        followed(left(None, None, [*asked[1:], tab.seen], js="() => ['', '', '']", **QUIET))
+        followed(left(None, None, [*asked[1:], tab.seen, tab.since], js="() => ['', '', '', '']", **QUIET))
     tab.stop.click(events.stop, where, None, queue=False, **called("stop"))
     tab.model.input(events.usual, [tab.model], tab.settings, **QUIET)
     tab.usual.click(events.usual, [tab.model], tab.settings, **QUIET)

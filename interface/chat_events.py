@@ -23,8 +23,10 @@ from interface.bubbles import (
     bubbles,
     deleted_html,
     doing,
+    earlier_html,
     error_html,
     feet_html,
+    first_shown,
     meter_html,
     text_of,
     waited_for,
@@ -88,6 +90,7 @@ class ChatEvents:
         change: gr.EditData,
         conversation: str,
         seen: str,
+        since: str,
         model: str,
         system: str,
         *sliders: Any,
@@ -100,7 +103,7 @@ class ChatEvents:
         def start() -> None:
             text = plain(text_of(change.value))
             if text.strip():
-                row = self._edited(change, conversation)
+                row = self._edited(change, conversation, since)
                 held_with = (model, system.strip(), settings_from(*sliders))
                 self._desk.answers.rewrite(conversation, row.id, text, row.images, held_with, seen)
 
@@ -115,8 +118,10 @@ class ChatEvents:
         model: str,
         system: str,
         *sliders: Any,
-    ) -> str:
-        """-> notice. Does what a button under a message says: show a version, go on, delete, put back."""
+    ) -> tuple[str, Any]:
+        """-> notice, since. Does what a button by a message says: show a version, go on, delete, put back, earlier."""
+        if pressed.do == "earlier":
+            return "", str(int(pressed.row))
         answers, row, does = self._desk.answers, int(pressed.row), pressed.do
 
         def start() -> None:
@@ -126,7 +131,8 @@ class ChatEvents:
                 answers.change(MESSAGE_CHANGES[does], conversation, row, seen)
 
         notice = self._noticed(start, request)[1]
-        return deleted_html(row, self._desk.lang(request)) if does == "delete" and not notice else notice
+        deleted = does == "delete" and not notice
+        return deleted_html(row, self._desk.lang(request)) if deleted else notice, gr.skip()
 
     def undo(self, request: gr.Request, conversation: str, seen: str) -> tuple[Any, str]:
         """-> prompt, notice. Takes the last question back into the box."""
@@ -163,41 +169,48 @@ class ChatEvents:
         """-> system, *sliders: a model's own settings."""
         return self.fitting((*usual_settings(self._desk.library.spec(model)), "auto"))
 
-    def follow(self, request: gr.Request, conversation: str, model: str) -> Iterator[tuple[Any, ...]]:
-        """-> chat, status, send, stop, feet, meter, seen. Shows the conversation, and its answer until it has ended."""
-        show = partial(self._shown, conversation, model, self._desk.lang(request))
+    def follow(self, request: gr.Request, conversation: str, model: str, since: str = "") -> Iterator[tuple[Any, ...]]:
+        """-> chat, status, send, stop, feet, meter, seen. Shows the conversation, and its answer until it has ended.
+
+        `since` is where a page begins that has asked for earlier messages, "" for the newest.
+        """
+        show = partial(self._shown, conversation, model, since, self._desk.lang(request))
         yield from self._latest.only(request.session_hash, show, NOTHING)
 
-    def look(self, request: gr.Request, conversation: str, model: str, seen: str) -> Iterator[tuple[Any, ...]]:
+    def look(
+        self, request: gr.Request, conversation: str, model: str, since: str, seen: str
+    ) -> Iterator[tuple[Any, ...]]:
         """-> as `follow`. For a page that comes back into sight: shows what has changed, if anything has."""
         try:
             changed = seen != self._desk.answers.mark(conversation)
         except AppError:
             changed = True
-        yield from self.follow(request, conversation, model) if changed else [NOTHING]
+        yield from self.follow(request, conversation, model, since) if changed else [NOTHING]
 
     # -- within -----------------------------------------------------------------------------------------------------
 
-    def _shown(self, conversation: str, model: str, lang: Lang) -> Generator[tuple[Any, ...], None, None]:
+    def _shown(self, conversation: str, model: str, since: str, lang: Lang) -> Generator[tuple[Any, ...], None, None]:
         try:
-            yield from self._growing(conversation, lang)
-            yield self._settled(conversation, model, lang)
+            yield from self._growing(conversation, since, lang)
+            yield self._settled(conversation, model, since, lang)
         except AppError as error:
             yield gr.skip(), error_html(error, lang), *READY, gr.skip(), gr.skip(), gr.skip()
 
-    def _growing(self, conversation: str, lang: Lang) -> Iterator[tuple[Any, ...]]:
+    def _growing(self, conversation: str, since: str, lang: Lang) -> Iterator[tuple[Any, ...]]:
         """The answer in a conversation until it has ended; nothing if there is none."""
         answer = self._desk.answers.of(conversation)
         if answer is None:
             return
         path = self._desk.answers.path(conversation)
-        earlier = [one for one in path if one.id != answer.row]
+        first = first_shown(path, since)
+        earlier = [one for one in path[first:] if one.id != answer.row]
         before = [bubble for one in earlier for bubble in bubbles(one, lang)]
         pause = 1 / self._desk.config.interface.refresh_per_second
         text = answer.before.text if answer.before else ""
         written = len(text)
         versions = branches.versions(self._desk.store, conversation)
-        beside: tuple[Any, ...] = (feet_html(earlier, versions, lang, done=False), gr.skip(), mark_of(path))
+        feet = earlier_html(first, lang) + feet_html(earlier, versions, lang, done=False)
+        beside: tuple[Any, ...] = (feet, gr.skip(), mark_of(path))
         try:
             for event in answer.job:
                 text += event.text if isinstance(event, Delta) else ""
@@ -219,10 +232,11 @@ class ChatEvents:
         others = waited_for(self._desk.runner.status(), title, lang) if isinstance(event, Waiting) else ""
         return doing(event, title(model), lang, others)
 
-    def _edited(self, change: gr.EditData, conversation: str) -> StoredMessage:
+    def _edited(self, change: gr.EditData, conversation: str, since: str) -> StoredMessage:
         """The question that was edited, if it is still what the page showed. Raises ConversationMoved."""
         index = change.index if isinstance(change.index, int) else change.index[0]
-        rows = [one for one in self._desk.answers.path(conversation) for _ in range(bubble_count(one))]
+        path = self._desk.answers.path(conversation)
+        rows = [one for one in path[first_shown(path, since) :] for _ in range(bubble_count(one))]
         shown = plain(text_of(change.previous_value)).split()  # the Chatbot strips what it shows
         if index >= len(rows) or rows[index].text.split() != shown:
             raise ConversationMoved()
@@ -269,14 +283,16 @@ class ChatEvents:
         except AppError as error:
             return None, error_html(error, self._desk.lang(request))
 
-    def _settled(self, conversation: str, model: str, lang: Lang) -> tuple[Any, ...]:
+    def _settled(self, conversation: str, model: str, since: str, lang: Lang) -> tuple[Any, ...]:
         path = self._desk.answers.path(conversation) if conversation else []
-        chat: Any = [bubble for one in path for bubble in bubbles(one, lang)]
+        first = first_shown(path, since)
+        chat: Any = [bubble for one in path[first:] for bubble in bubbles(one, lang)]
         if not path:
             chat = gr.update(value=[], **self.empty(self._desk.library.spec(model), lang))
         unsaved = self._desk.store.unsaved
         status = notice_html(explain(unsaved, lang)) if unsaved is not None else ""
-        feet = feet_html(path, branches.versions(self._desk.store, conversation), lang)
+        versions = branches.versions(self._desk.store, conversation)
+        feet = earlier_html(first, lang) + feet_html(path[first:], versions, lang)
         return chat, status, *READY, feet, meter_html(path, lang), mark_of(path)
 
 

@@ -51,6 +51,23 @@ class DataLock:
         os.close(self._file)
 
 
+def in_use(folder: Path) -> str | None:
+    """The address of the app that uses a folder now, "" while that is starting; None if there is none.
+
+    Only looks: on Windows by trying to read what is locked, elsewhere by a shared lock that is given back at once.
+    """
+    path = folder / "running.lock"
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        held = not _locked(file, shared=True)
+    finally:
+        os.close(file)
+    return path.read_text(encoding="utf-8", errors="replace").strip() if held else None
+
+
 def _address_in(path: Path) -> str:
     end = time.monotonic() + ADDRESS_WAIT
     while True:
@@ -60,19 +77,23 @@ def _address_in(path: Path) -> str:
         time.sleep(0.05)
 
 
-def _locked(file: int) -> bool:
+def _locked(file: int, shared: bool = False) -> bool:
     """Whether the lock could be had; also where the file system knows no locks."""
     try:
         if sys.platform == "win32":
             import msvcrt
 
+            if shared:
+                os.lseek(file, FAR, os.SEEK_SET)
+                os.read(file, 1)
+                return True
             os.lseek(file, FAR, os.SEEK_SET)
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
             os.lseek(file, 0, os.SEEK_SET)
         else:
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
     except OSError as error:

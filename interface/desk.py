@@ -24,8 +24,13 @@ from interface.uploads import Uploads
 LANG_COOKIE = "shusheng_lang"
 ZONE_COOKIE = "shusheng_zone"
 
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-"""How every event of the page is wired: no API of its own, no spinner, and no queue but the runner's."""
+QUIET: dict[str, Any] = {
+    "api_visibility": "private", "show_progress": "hidden", "show_progress_on": [], "concurrency_limit": None,
+}  # fmt: skip
+"""How every event of the page is wired: no API of its own, no spinner, and no queue but the runner's.
+
+Whatever an event shows progress on, Gradio's page copies whole with each step of every event, hidden or not.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,10 @@ from urllib.parse import parse_qs, quote
 import anyio
 import anyio.to_thread
 from starlette._utils import get_route_path
+from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from configs.schema import Lang, ServerConfig
 from interface.desk import LANG_COOKIE
@@ -85,12 +86,14 @@ class Door:
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
         request, path = Request(scope, receive), get_route_path(scope)
-        state[LOGIN] = self._signed_in(request)
+        state[LOGIN] = "" if path.startswith(API) else self._signed_in(request)
         if path == f"/{LOGIN_PAGE}":
             answer = await self._login(request, self.at.passwords)
         elif path == f"/{LOGOUT}" and request.method == "POST":
             answer = self._logout(request)
-        elif state[LOGIN] or self._needs_none(request, path):
+        elif state[LOGIN]:
+            return await self.app(scope, receive, _private(send, path))
+        elif self._needs_none(request, path):
             return await self.app(scope, receive, send)
         else:
             answer = self._refused(request, path)
@@ -200,6 +203,22 @@ def _cookies(request: Request, name: str) -> list[str]:
     """Every value of a cookie: a browser may hold one for a prefix and one for the whole host."""
     pairs = [one.strip().partition("=") for one in request.headers.get("cookie", "").split(";")]
     return [value for key, _, value in pairs if key == name]
+
+
+def _private(send: Send, path: str) -> Send:
+    """A `send` after which nobody sees in the browser's cache, or by going back, what a login was needed for."""
+
+    async def unkept(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(raw=list(message["headers"]))
+            if headers.get("content-type", "").startswith("text/html"):
+                headers["cache-control"] = "no-store"
+            elif path.startswith("/gradio_api/"):
+                headers.setdefault("cache-control", "private, no-cache")
+            message = message | {"headers": headers.raw}
+        await send(message)
+
+    return unkept
 
 
 def _up_from(request: Request, path: str) -> str:

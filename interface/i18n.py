@@ -1,14 +1,17 @@
-"""Sentences in the reader's language, from configs/locales. Knows no error and no page; a test keeps both complete."""
+"""Sentences in the reader's language, from configs/locales. Knows no error and no page; a test keeps both complete.
+
+Needs nothing but Python itself: interface/needs.py speaks where no package is installed.
+"""
 
 from __future__ import annotations
 
 import string
 import tomllib
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
-from configs.load import HERE
-
+LOCALES = Path(__file__).resolve().parent.parent / "configs" / "locales"
 Lang = Literal["en", "zh"]
 LANGS: tuple[Lang, ...] = ("en", "zh")
 
@@ -21,7 +24,7 @@ def t(key: str, lang: Lang, **facts: Any) -> str:
 @cache
 def texts(lang: Lang) -> dict[str, str]:
     """Every sentence of a language by its dotted key."""
-    tree = tomllib.loads((HERE / "locales" / f"{lang}.toml").read_text(encoding="utf-8"))
+    tree = tomllib.loads((LOCALES / f"{lang}.toml").read_text(encoding="utf-8"))
     return dict(_flat(tree, ""))
 
 

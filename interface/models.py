@@ -107,9 +107,7 @@ def wire(
         event.then(events.refresh, [chat.model], shown, **QUIET)
 
     chat.redraw.append(refreshed)
-    for settled in chat.settled:
-        refreshed(settled)
-    for looked in (tab.timer.tick, chat.model.change, *(one.select for one in (models_tab, *others))):
+    for looked in (tab.timer.tick, chat.settled, chat.model.change, *(one.select for one in (models_tab, *others))):
         looked(events.refresh, [chat.model], shown, **QUIET)
     refreshed(chat.take_offer.click(events.offered, [chat.model], [chat.model, *chat.settings], **QUIET))
     refreshed(chat.swap.click(events.swap, [chat.model], None, **QUIET))

@@ -58,16 +58,26 @@
 
   // The line under each message comes from the server as HTML, and is put beside Gradio's own buttons here: so it is
   // no part of the text that is copied or edited. Its buttons, and a page that comes back into sight, call the server.
-  const feet = (element, props, trigger, watch, prefix) => {
-    let lines = new Map();
+  const feet = (element, props, trigger, watch, prefix, settled) => {
+    let lines = new Map(), rowsBefore = 0;
+    const above = document.createElement("div");
+    above.className = "earlier";
     const take = () => {
       const given = document.createElement("template");
       given.innerHTML = props.value ?? "";
+      above.replaceChildren(...(given.content.querySelector("[data-at=earlier]")?.children ?? []));
       lines = new Map([...given.content.children].map((one) => [Number(one.dataset.at), one.innerHTML]));
       place();
     };
     const place = () => {
-      for (const [n, row] of document.querySelectorAll(`#${prefix}chat .message-wrap > .message-row`).entries()) {
+      const rows = document.querySelectorAll(`#${prefix}chat .message-wrap > .message-row`);
+      const wrap = rows[0]?.parentElement;
+      if (wrap && above.nextElementSibling !== wrap) wrap.before(above);
+      if (rowsBefore && rows.length > rowsBefore) {
+        rows[rows.length - rowsBefore].scrollIntoView(); // what was the first before stays where it is
+        rowsBefore = 0;
+      }
+      for (const [n, row] of rows.entries()) {
         const beside = row.nextElementSibling?.matches(".message-buttons") ? row.nextElementSibling : row.querySelector(".flex-wrap");
         const html = lines.get(n) ?? "";
         let foot = [row, beside].map((one) => one.querySelector(".foot")).find(Boolean);
@@ -87,8 +97,15 @@
     watch("value", take);
     take();
     document.addEventListener("click", (event) => {
-      const button = event.target.closest?.(`#${prefix}chat .foot [data-do], #${prefix}notice [data-do]`);
+      const button = event.target.closest?.(`#${prefix}chat :is(.foot, .earlier) [data-do], #${prefix}notice [data-do]`);
+      if (button?.dataset.do === "earlier") rowsBefore = document.querySelectorAll(`#${prefix}chat .message-row`).length;
       if (button) trigger("click", { do: button.dataset.do, row: button.dataset.row });
+    });
+    let settling = 0;
+    document.addEventListener("settled", ({ detail: kind }) => {
+      if ((kind === "text") !== (prefix === "")) return;
+      clearTimeout(settling);
+      settling = setTimeout(settled, 50);
     });
     const look = () => document.visibilityState === "visible" && trigger("submit", {});
     for (const kind of ["focus", "online", "pageshow"]) window.addEventListener(kind, look);

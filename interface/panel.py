@@ -119,8 +119,7 @@ def wire(desk: Desk, panel: Panel, talk: Talk, talk_events: ChatEvents, tab: gr.
         event.then(events.refresh, model, shown, **QUIET)
 
     talk.redraw.append(refreshed)
-    for settled in talk.settled:
-        refreshed(settled)
+    talk.settled(events.refresh, model, shown, **QUIET)
     panel.timer.tick(events.refresh, model, shown, **QUIET)
     talk.model.change(events.refresh, model, shown, **QUIET)
     tab.select(events.refresh, model, shown, **QUIET)

@@ -119,6 +119,13 @@ document.addEventListener("follow-ends", ({ detail: kind }) => {
   mixed[kind] = false;
   trigger(OVERTAKEN[kind]);
 });
+let listing = 0;
+for (const event of ["follow-begins", "follow-ends"]) {
+  document.addEventListener(event, () => {
+    clearTimeout(listing);
+    listing = setTimeout(() => trigger("changed"), 50); // several at once are one to Gradio
+  });
+}
 document.addEventListener("pointerdown", (event) => { if (!drawer.contains(event.target)) fold(); });
 drawer.addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || !narrow.matches || !drawer.classList.contains("open")) return;

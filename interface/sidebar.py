@@ -234,8 +234,8 @@ def build(desk: Desk) -> Side:
     return Side(drawer, new, search, list, gr.State(PAGE), gr.State(None))
 
 
-def wire(desk: Desk, side: Side, demo: gr.Blocks, tabs: gr.Tabs, changed: Sequence[Any]) -> None:
-    """The list is drawn anew after the events in `changed`, and now and then."""
+def wire(desk: Desk, side: Side, demo: gr.Blocks, tabs: gr.Tabs) -> None:
+    """The list is drawn anew when an answer begins or ends, and now and then."""
     events, view = SidebarEvents(desk), [side.search, side.limit, side.undo]
     latest: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
     demo.load(None, None, side.drawer, js=REMEMBERED, **QUIET)
@@ -244,8 +244,7 @@ def wire(desk: Desk, side: Side, demo: gr.Blocks, tabs: gr.Tabs, changed: Sequen
     side.new.click(None, None, None, js=NEW, **QUIET)
     for kind, tab in (("text", "chat"), ("vision", "images")):
         side.opened(kind)(None, None, tabs, js=TO_TAB % tab, **QUIET)  # type: ignore[arg-type]
-    for event in changed:
-        event.then(events.refresh, view, side.list, **latest)
+    side.list.changed(events.refresh, view, side.list, **latest)
     demo.load(events.refresh, view, side.list, **latest)
     gr.Timer(TICK).tick(events.refresh, view, side.list, **latest)
     side.search.input(events.searched, [side.search, side.undo], [side.list, side.limit], **latest)

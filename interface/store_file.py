@@ -52,7 +52,7 @@ class Database:
         self._backlog: list[tuple[str, Sequence[Any]]] = []
         self._seen = 0
         with named_failure():
-            if _is_damaged(path, len(migrations)):
+            if is_damaged(path, len(migrations)):
                 self.set_aside = _moved_aside(path)
             self._db = self._file = _connected(path)
             try:
@@ -190,10 +190,11 @@ def _connected(path: Path | str) -> sqlite3.Connection:
     return db
 
 
-def _is_damaged(path: Path, known: int) -> bool:
+def is_damaged(path: Path, known: int, immutable: bool = False) -> bool:
     """Whether the file is none of ours, or broken. Raises StoreTooNew(file, version, known) for one that is only new.
 
-    It is looked at without writing to it; what keeps it from being read now is found when it is opened.
+    It is looked at without writing to it; what keeps it from being read now is found when it is opened. SQLite makes
+    its log and index beside it, unless the file is said to be `immutable`: then nobody may write it meanwhile.
     """
     if not path.exists():
         return False
@@ -201,7 +202,9 @@ def _is_damaged(path: Path, known: int) -> bool:
         wal = path.with_name(f"{path.name}-wal")
         return wal.exists() and wal.stat().st_size > 0
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        with closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' * immutable}", uri=True)
+        ) as db:
             if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 return True
             (version,) = db.execute("PRAGMA user_version").fetchone()

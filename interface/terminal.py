@@ -210,9 +210,9 @@ def models(library: Library, lang: Lang) -> int:
         words = f"{t(f'plan.verdict_{planned.verdict}', lang)} ({bytes_text(planned.need.total)})"
         demo = f" ({t('models.demo', lang)})" if spec.demo else ""
         rows.append((spec.id + demo, state, bytes_text(spec.download), words))
-    widths = [max(_width(row[column]) for row in rows) for column in range(4)]
+    widths = [max(width(row[column]) for row in rows) for column in range(4)]
     for row in rows:
-        print("  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print("  ".join(cell + " " * (wide - width(cell)) for cell, wide in zip(row, widths, strict=True)).rstrip())
     return 0
 
 
@@ -261,7 +261,7 @@ def _interruptible() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _width(text: str) -> int:
+def width(text: str) -> int:
     """Columns in a terminal: a hanzi takes two."""
     import unicodedata
 

@@ -43,7 +43,7 @@ def build(desk: Desk, demo: gr.Blocks, tab: gr.Tab, side: Side) -> Talk:
     drawer = draw_settings(desk, "vision")
     talk = Talk(
         "vision", model, state, new, chat, status, notice, prompt, send, stop, *drawer, feet, meter,
-        gr.Textbox(visible=False),
+        gr.Textbox(visible=False), gr.Textbox(visible=False),
     )  # fmt: skip
     events = VisionEvents(desk)
     wire(events, talk, demo, side)

@@ -14,9 +14,11 @@ import socket
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qs, urlsplit
@@ -254,6 +256,26 @@ class Handler(BaseHTTPRequestHandler):
                 state.changed.wait_for(lambda: state.fault != "stall", DEADLINE * 2)
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def index(folder: Path, package: str, *wheels: str) -> Iterator[str]:
+    """PyPI with one package, whose wheels it names and does not have; the address that pip is given."""
+    page = folder / "simple" / package / "index.html"
+    page.parent.mkdir(parents=True)
+    links = "".join(f'<a href="{wheel}">{wheel}</a>' for wheel in wheels)
+    page.write_text(f"<!DOCTYPE html><html><body>{links}</body></html>")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/simple/"
+        server.shutdown()
+        thread.join()
 
 
 def write_model(folder: Path, files: dict[str, bytes] | None = None) -> Path:

@@ -30,14 +30,22 @@ def test_serve_is_the_default() -> None:
 
 def test_every_flag_of_serve() -> None:
     flags = "--host ::1 --port 0 --no-browser --offline --lang zh --model internlm2-chat-1_8b --fake --data /tmp/x"
-    flags += " --backend pytorch --force"
+    flags += (
+        " --backend pytorch --force --share --auth ann:pw:1 --auth ben:pw2 --auth-file l.txt --allow-host d.example"
+    )
     got = parse_args(flags.split())
     assert (got.host, got.port, got.browser, got.offline, got.lang) == ("::1", 0, False, True, "zh")
     assert (got.model, got.fake, got.data) == ("internlm2-chat-1_8b", True, Path("/tmp/x"))
     assert got.overrides == {
         "host": "::1", "port": 0, "browser": False, "data": Path("/tmp/x"), "offline": True, "lang": "zh",
-        "model": "internlm2-chat-1_8b", "backend": "pytorch", "force": True,
+        "model": "internlm2-chat-1_8b", "backend": "pytorch", "force": True, "share": True,
+        "auth": ["ann:pw:1", "ben:pw2"], "auth_file": "l.txt", "allow_hosts": ["d.example"],
     }  # fmt: skip
+
+
+def test_a_password_is_not_said_again() -> None:
+    assert "pw2" not in repr(parse_args(["--auth", "ann:pw2"])) and not parse_args([]).no_auth
+    assert parse_args(["--no-auth"]).no_auth and "no_auth" not in parse_args(["--no-auth"]).overrides
 
 
 @pytest.mark.parametrize(
@@ -130,6 +138,20 @@ def test_mistakes_are_one_line_on_stderr(tmp_path: Path) -> None:
         done = launch(*argv, data=tmp_path)
         assert done.returncode == 2 and done.stdout == "" and "Did you mean" in done.stderr
         assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_what_is_wrong_with_logins_is_one_line_without_them(tmp_path: Path) -> None:
+    mistakes = (
+        ["--auth", "ann:swordfish7", "--port", "many"],
+        ["--auth=swordfish7"],
+        ["--auth", "ann:swordfish7", "--no-auth"],
+        ["--auth", "ann:swordfish7", "--auth", "ann:swordfish7"],
+        ["--auth-file", str(tmp_path / "none.txt")],
+    )
+    for argv in mistakes:
+        done = launch("--no-browser", *argv, data=tmp_path)
+        assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+        assert "swordfish7" not in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_model_that_is_not_here_says_what_to_do(tmp_path: Path) -> None:

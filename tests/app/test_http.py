@@ -148,7 +148,7 @@ def rows(app: Served, conversation: str) -> list[tuple[str, str]]:
 def test_an_answer_whose_page_is_gone_is_stopped_and_kept(app: Served) -> None:
     page = Page(app)
     conversation = page.ask("fake: words=100000 delay=0.01")
-    page.call("follow", [conversation, "smollm2-135m-instruct"])
+    page.call("follow", [conversation, "smollm2-135m-instruct", ""])
     with page.stream() as stream:
         next(line for line in stream.iter_lines() if "word3" in line)
     until(lambda: rows(app, conversation)[-1][1] == "stopped")
@@ -159,7 +159,7 @@ def test_an_answer_whose_page_is_gone_is_stopped_and_kept(app: Served) -> None:
 def test_a_followed_answer_is_not_stopped(app: Served) -> None:
     page = Page(app)
     conversation = page.ask("fake: words=150 delay=0.02")
-    page.call("follow", [conversation, "smollm2-135m-instruct"])
+    page.call("follow", [conversation, "smollm2-135m-instruct", ""])
     with page.stream() as stream:
         next(line for line in stream.iter_lines() if "process_completed" in line)
     assert until(lambda: rows(app, conversation)[-1])[1] == "complete"
@@ -168,7 +168,7 @@ def test_a_followed_answer_is_not_stopped(app: Served) -> None:
 def test_updates_come_about_twenty_times_a_second_however_fast_the_engine_is(app: Served) -> None:
     page = Page(app)
     conversation = page.ask("fake: words=4000 delay=0.0005")
-    page.call("follow", [conversation, "smollm2-135m-instruct"])
+    page.call("follow", [conversation, "smollm2-135m-instruct", ""])
     with page.stream() as stream:
         updates = sum("process_generating" in line for line in stream.iter_lines())
     # The engine's own clock: however slow the machine is, the answer took so long, and could be redrawn so often.

@@ -92,3 +92,11 @@ def tower_parameters(tower: VisionTower, decoder: int) -> int:
     layers = tower.layers * (attention + mlp + 4 * hidden + 2 * hidden)
     projector = 2 * 4 * hidden + 4 * hidden * decoder + decoder + decoder * decoder + decoder
     return embeddings + layers + projector
+
+
+def test_a_secret_of_the_wrong_kind_is_not_said(tmp_path: Path) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text('data = "data"\n[server]\nauth = "ann:swordfish7"\n', encoding="utf-8")
+    with pytest.raises(ConfigError) as wrong:
+        load_config({}, {}, file)
+    assert "swordfish7" not in str(wrong.value) and "auth" in str(wrong.value)

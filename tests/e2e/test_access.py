@@ -40,8 +40,7 @@ def serious(page: Page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_axe_finds_nothing_serious_on_any_tab(fake: Served, open_page: OpenPage, scheme: str, width: int) -> None:
     page = open_page(
         fake.url, color_scheme=scheme, reduced_motion="reduce", viewport={"width": width, "height": 800},
@@ -80,7 +79,7 @@ def test_axe_finds_nothing_serious_on_any_tab(fake: Served, open_page: OpenPage,
 # -- widths -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("width", "locale"), [(360, "en-US"), (360, "zh-CN"), (1920, "zh-CN")])
+@pytest.mark.parametrize(("width", "locale"), [(360, "en-US"), (360, "zh-CN")])
 def test_everything_in_the_header_is_in_reach(fake: Served, open_page: OpenPage, width: int, locale: str) -> None:
     page = open_page(fake.url, viewport={"width": width, "height": 740}, locale=locale)
     for tab in ("chat", "image", "models"):

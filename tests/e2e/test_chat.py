@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from engines.base import GenerationSettings
+from interface.history import Store
 from tests.e2e.conftest import OpenPage
 from tests.e2e.person import answers, ask, questions, say, settled, stop_button
 from tools.served import Served
@@ -231,3 +233,30 @@ def test_what_is_said_is_in_the_store_when_the_app_is_ended_in_mid_answer(tmp_pa
         rows = db.execute("SELECT role, text, status FROM messages ORDER BY id").fetchall()
     assert rows[0] == ("user", LONG, "complete")
     assert rows[1][1].startswith("word0 word1 ") and rows[1][2] == "stopped"
+
+
+def test_a_long_conversation_is_drawn_from_its_newest_turns_and_earlier_ones_on_request(
+    fake: Served, open_page: OpenPage
+) -> None:
+    store = Store(fake.data / "conversations.sqlite3", fake.data / "images")
+    conversation = store.create("smollm2-135m-instruct", "", GenerationSettings())
+    with store.transaction():
+        for n in range(40):
+            store.add(conversation, "user", f"question {n}.")
+            store.add(conversation, "assistant", f"answer {n}. " * 40)
+    store.close()
+    page = open_page(f"{fake.url}?c={conversation}")
+    expect(answers(page).last).to_contain_text("answer 39.")
+    expect(questions(page).filter(has_text="question 9.")).to_have_count(0)
+    first = (questions(page).first.text_content() or "").strip()
+    page.get_by_role("button", name="earlier messages").click()
+    expect(questions(page)).to_have_count(40)
+    # The reader is where she was, and reads up from there.
+    expect(questions(page).filter(has_text=first)).to_be_in_viewport()
+    expect(questions(page).first).not_to_be_in_viewport()
+    expect(page.get_by_role("button", name="earlier messages")).to_be_hidden()
+    ask(page, "and now?")
+    expect(questions(page)).to_have_count(41)
+    page.reload()
+    expect(answers(page).last).to_contain_text("and now?")
+    expect(page.get_by_role("button", name="earlier messages")).to_be_visible()

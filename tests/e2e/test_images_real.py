@@ -47,6 +47,8 @@ def answered(page: Page, count: int) -> int:
     # The bubble comes together with Stop: from then on, no Stop means that it is over.
     expect(page.locator("#image-stop")).to_be_hidden(timeout=SECONDS)
     settled(page)
+    # The lines come a moment after the bubbles: until then the last is an earlier answer's.
+    expect(page.locator("#image-chat .usage")).to_have_count(count)
     expect(page.locator("#image-chat .usage").last).to_contain_text(USAGE)
     expect(answers(page).last).to_have_text(re.compile(r"\S"))
     used = USAGE.search(page.locator("#image-chat .usage").last.inner_text())

@@ -59,12 +59,19 @@ class Driver(types.ModuleType):
 
     class NVMLError(Exception): ...
 
+    class NVMLError_LibraryNotFound(NVMLError): ...
+
+    class NVMLError_DriverNotLoaded(NVMLError): ...
+
     def __init__(self) -> None:
         super().__init__("pynvml")
         gigabyte = 2**30
         process = types.SimpleNamespace(pid=os.getpid(), usedGpuMemory=2 * gigabyte)
         self.nvmlInit = lambda: None
         self.nvmlDeviceGetCount = lambda: 1
+        self.nvmlSystemGetDriverVersion = lambda: "580.65.06"
+        self.nvmlSystemGetCudaDriverVersion_v2 = lambda: 13010
+        self.nvmlDeviceGetCudaComputeCapability = lambda handle: (8, 9)
         self.nvmlDeviceGetHandleByIndex = lambda index: index
         self.nvmlDeviceGetHandleByUUID = lambda uuid: uuid
         self.nvmlDeviceGetName = lambda handle: "NVIDIA GeForce RTX 4060"
@@ -118,3 +125,37 @@ def test_lmdeploy_is_for_a_torch_with_cuda(monkeypatch: pytest.MonkeyPatch) -> N
     assert backends() == ("native",)
     monkeypatch.setattr(probe, "torch_has_cuda", lambda: True)
     assert backends() == ("turbomind", "pytorch", "native")
+
+
+def test_what_the_driver_says_of_itself(driver: Driver, tmp_path: Path) -> None:
+    card = probe.Card("NVIDIA GeForce RTX 4060", 8 * 2**30, (8, 9))
+    assert probe.driver(tmp_path) == probe.Driver("ok", "580.65.06", (13, 1), (card,))
+    driver.nvmlDeviceGetCount = lambda: 0
+    assert probe.driver(tmp_path).state == "none"
+
+
+@pytest.mark.parametrize(
+    ("error", "with_card", "without"),
+    [
+        (Driver.NVMLError_LibraryNotFound(), "missing", "none"),
+        (Driver.NVMLError_DriverNotLoaded("Driver Not Loaded"), "failed", "none"),
+        (Driver.NVMLError("Driver/library version mismatch"), "failed", "failed"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value,
+)
+def test_a_card_whose_driver_does_not_work(
+    driver: Driver, tmp_path: Path, error: Exception, with_card: str, without: str
+) -> None:
+    def fails() -> None:
+        raise error
+
+    driver.nvmlInit = fails
+    assert probe.driver(tmp_path).state == without
+    sound, graphics = tmp_path / "0000:01:00.1", tmp_path / "0000:01:00.0"
+    for device, kind in ((sound, "0x040300"), (graphics, "0x030000")):
+        device.mkdir()
+        (device / "vendor").write_text("0x10de\n")
+        (device / "class").write_text(f"{kind}\n")
+    assert probe.driver(tmp_path) == probe.Driver(with_card, detail=str(error))
+    (graphics / "class").unlink()  # what is left is a card's sound
+    assert probe.driver(tmp_path).state == without

@@ -12,7 +12,7 @@ import pytest
 from configs.load import load_catalogue, load_config
 from engines.errors import EngineDied
 from engines.library import Library
-from interface.bubbles import bubbles
+from interface.bubbles import EARLIER, SHOWN, STEP, bubbles
 from interface.chat_events import ChatEvents
 from interface.desk import Desk
 from interface.history import StoredMessage
@@ -81,14 +81,14 @@ def test_a_store_that_cannot_be_read_is_said_and_takes_stop_away(
 def test_an_edit_asks_the_edited_question(desk: Desk, events: ChatEvents) -> None:
     id = asked(events, "  one <b> ")
     followed(events, id)
-    assert events.edit(REQUEST, change(0, "one &#00060;b>", "two &#00060;i>"), id, "", *HELD_WITH) == ""
+    assert events.edit(REQUEST, change(0, "one &#00060;b>", "two &#00060;i>"), id, "", "", *HELD_WITH) == ""
     assert texts(followed(events, id)[-1]) == ["two &#00060;i>", "two &#00060;i> "]
 
 
 def test_an_edit_to_nothing_asks_nothing(desk: Desk, events: ChatEvents) -> None:
     id = asked(events, "one")
     followed(events, id)
-    assert events.edit(REQUEST, change(0, "one", " \n "), id, "", *HELD_WITH) == ""
+    assert events.edit(REQUEST, change(0, "one", " \n "), id, "", "", *HELD_WITH) == ""
     assert texts(followed(events, id)[-1]) == ["one", "one "]
 
 
@@ -96,7 +96,7 @@ def test_an_edit_to_nothing_asks_nothing(desk: Desk, events: ChatEvents) -> None
 def test_a_page_that_shows_something_else_cannot_edit(events: ChatEvents, index: int, shown: str) -> None:
     id = asked(events, "one")
     followed(events, id)
-    assert "The conversation has changed" in events.edit(REQUEST, change(index, shown, "new"), id, "", *HELD_WITH)
+    assert "The conversation has changed" in events.edit(REQUEST, change(index, shown, "new"), id, "", "", *HELD_WITH)
     assert texts(followed(events, id)[-1]) == ["one", "one "]
 
 
@@ -114,3 +114,27 @@ def test_a_slow_model_does_not_go_back_to_reading(events: ChatEvents) -> None:
     growing = [status for chat, status, *_ in shown[:-1] if chat[-1]["role"] == "assistant"]
     assert any("Reading the conversation" in status for _, status, *_ in shown)
     assert set(growing) == {status_html("Answering")}
+
+
+def test_of_a_long_conversation_the_newest_is_drawn_and_the_rest_on_request(desk: Desk, events: ChatEvents) -> None:
+    id = asked(events, "question 0")
+    followed(events, id)
+    for n in range(1, 40):
+        desk.store.add(id, "user", f"question {n}")
+        desk.store.add(id, "assistant", f"answer {n}")
+    chat, *_, feet, _meter, _seen = followed(events, id)[-1]
+    first = 80 - len(chat)
+    assert chat[0]["content"] == f"question {first // 2}" and SHOWN <= len(chat) < SHOWN + STEP + 2
+    assert f'data-do="earlier" data-row="{max(0, first - EARLIER)}"' in feet and f"{first} earlier" in feet
+    assert f'data-at="{len(chat) - 1}"' in feet and f'data-at="{len(chat)}"' not in feet
+
+    pressed = gr.EventData(None, {"do": "earlier", "row": "0"})
+    assert events.act(REQUEST, pressed, id, "", *HELD_WITH) == ("", "0")
+    (whole,) = events.follow(REQUEST, id, MODEL, "0")
+    assert len(whole[0]) == 80 and "earlier" not in whole[4]
+
+    # The places that an edit names are the page's.
+    other = change(0, f"question {first // 2}", "another")
+    assert "has changed" in events.edit(REQUEST, other, id, "", "0", *HELD_WITH)
+    assert events.edit(REQUEST, other, id, "", "", *HELD_WITH) == ""
+    assert texts(followed(events, id)[-1])[-2] == "another"
