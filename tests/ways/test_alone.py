@@ -56,7 +56,7 @@ def test_a_dead_proxy_in_the_environment_is_asked_nothing(tmp_path: Path) -> Non
 
 
 def test_all_of_ipv6_and_a_socks_proxy_as_a_desktop_names_it(tmp_path: Path) -> None:
-    app = Served(tmp_path, "--fake", "--host", "::", environ={"all_proxy": "socks://127.0.0.1:9/"})
+    app = Served(tmp_path, "--fake", "--host", "::", "--no-auth", environ={"all_proxy": "socks://127.0.0.1:9/"})
     assert app.url.startswith("http://[::1]:") and answered(app) == "two words "
     assert app.stop() == 0 and "Traceback" not in app.output
 
