@@ -266,7 +266,7 @@ def serve(library: Library, lang: Lang, exact_port: bool, no_auth: bool = False)
     if port is None:
         raise ConfigError("port_taken", port=config.server.port)
     desk = Desk.open(library)
-    damaged = desk.store.set_aside
+    damaged = desk.history.set_aside
     demo = app.build(desk, login=bool(entrance.logins))
     address = app.serve(desk, demo, port, entrance)
     lock.serving(address)

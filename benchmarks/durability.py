@@ -36,7 +36,7 @@ from engines.library import Library
 from engines.runner import Runner
 from engines.worker import Worker
 from interface.answers import Answers
-from interface.history import Store
+from interface.history import History, Store
 from tools.served import ROOT
 
 LONGEST_LIFE = 2.5
@@ -137,8 +137,8 @@ def write(folder: Path) -> None:
     """Writes until it is killed."""
     config = load_config({"data": folder}, {})
     runner = Runner(Library(config, load_catalogue(), fake=True), config.limits, lambda: Worker(folder / "engine.log"))
-    store = Store(folder / "conversations.sqlite3", folder / "images")
-    store.settle()
+    store = History(folder / "conversations.sqlite3", folder / "images").of("")
+    store.file.settle()
     threading.Thread(target=_fill, args=(store,), daemon=True).start()
     _converse(Answers(runner, store), config.models.model)
 

@@ -22,7 +22,7 @@ import psutil
 from playwright.sync_api import Page, expect, sync_playwright
 
 from engines.base import GenerationSettings
-from interface.history import Store
+from interface.history import History
 from tools.served import Served
 
 MODEL = "smollm2-135m-instruct"
@@ -89,13 +89,13 @@ def main() -> None:
 
 def written(data: Path, turns: int) -> str:
     """A conversation of so many turns, put into the store before the app starts."""
-    store = Store(data / "conversations.sqlite3", data / "images")
+    store = History(data / "conversations.sqlite3", data / "images").of("")
     conversation = store.create(MODEL, "", GenerationSettings())
     with store.transaction():
         for n in range(1, turns + 1):
             store.add(conversation, "user", QUESTION.format(n=n))
             store.add(conversation, "assistant", ANSWER.replace("{n}", str(n)))
-    store.close()
+    store.file.close()
     return conversation
 
 

@@ -39,24 +39,39 @@ class Answer:
     recorded: threading.Event = field(default_factory=threading.Event)
 
 
-class Answers:
-    """One answer at a time for each conversation. Safe from any thread."""
+@dataclass(frozen=True, slots=True)
+class Growing:
+    """The answers on their way, of every owner: by owner and conversation, under one lock."""
 
-    def __init__(self, runner: Runner, store: Store) -> None:
+    answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
+    recorders: set[threading.Thread] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Waits until every answer has been written; the runner has been closed before."""
+        with self.lock:
+            recorders = list(self.recorders)
+        for thread in recorders:
+            thread.join(timeout)
+
+
+class Answers:
+    """The answers of one store's owner, one at a time for each conversation. Safe from any thread."""
+
+    def __init__(self, runner: Runner, store: Store, growing: Growing | None = None) -> None:
         self.runner, self.store = runner, store
-        self._growing: dict[str, Answer] = {}
-        self._recorders: set[threading.Thread] = set()
-        self._lock = threading.Lock()
+        self._all = growing or Growing()
+        self._lock = self._all.lock
 
     def of(self, conversation: str | None) -> Answer | None:
         """The answer that is growing in a conversation, if there is one."""
         with self._lock:
-            return self._growing.get(conversation or "")
+            return self._all.answers.get((self.store.owner, conversation or ""))
 
     def growing(self) -> frozenset[str]:
         """The conversations in which an answer is growing."""
         with self._lock:
-            return frozenset(self._growing)
+            return frozenset(id for owner, id in self._all.answers if owner == self.store.owner)
 
     def path(self, conversation: str) -> list[StoredMessage]:
         """The conversation as the store has it, which first tries to save what it could not."""
@@ -140,15 +155,8 @@ class Answers:
                     return one
             return None
 
-    def close(self, timeout: float = 5.0) -> None:
-        """Waits until every answer has been written; the runner has been closed before."""
-        with self._lock:
-            recorders = list(self._recorders)
-        for thread in recorders:
-            thread.join(timeout)
-
     def _refuse(self, conversation: str, seen: str) -> None:
-        if conversation in self._growing:
+        if (self.store.owner, conversation) in self._all.answers:
             raise StillAnswering()
         if seen and not _shows(seen, self.mark(conversation)):
             raise ConversationMoved()
@@ -181,9 +189,9 @@ class Answers:
         except Busy as error:
             self._keep(_answer_row(row, before.text if before else "", "failed", error=error))
             return
-        answer = self._growing[held.id] = Answer(job, row, before)
+        answer = self._all.answers[self.store.owner, held.id] = Answer(job, row, before)
         thread = threading.Thread(target=self._record, args=(held.id, answer), name="recorder", daemon=True)
-        self._recorders.add(thread)
+        self._all.recorders.add(thread)
         thread.start()
 
     def _record(self, conversation: str, answer: Answer) -> None:
@@ -192,8 +200,8 @@ class Answers:
             self._keep(self._watched(answer))
         finally:
             with self._lock:
-                del self._growing[conversation]
-                self._recorders.discard(threading.current_thread())
+                del self._all.answers[self.store.owner, conversation]
+                self._all.recorders.discard(threading.current_thread())
             answer.recorded.set()
 
     def _watched(self, answer: Answer) -> StoredMessage:

@@ -10,7 +10,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from configs.errors import ConfigError
-from interface import chat, guards, models, opening, preferences, proxied, sidebar, vision
+from interface import chat, guards, models, opening, preferences, proxied, separation, sidebar, vision
 from interface.api.keys import Keys
 from interface.api.routes import Api
 from interface.archive import MAX_FILE
@@ -110,6 +110,7 @@ def serve(desk: Desk, demo: gr.Blocks, port: int, entrance: Entrance) -> str:
                 ),
                 Middleware(Door, reception=reception),
                 opening.middleware(lang),
+                separation.middleware(desk.files),
             ],
             "routes": [*opening.routes(lang), *Api(desk, keys=Keys(entrance.keys)).routes()],
         },

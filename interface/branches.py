@@ -30,8 +30,9 @@ def versions(store: Store, conversation: str) -> dict[int, Versions]:
     of: dict[int, list[int]] = {}
     rows = store.all(
         "SELECT m.id, parent, role, m.deleted IS NOT NULL, head FROM messages m"
-        " JOIN conversations c ON c.id = conversation WHERE c.id = ? ORDER BY m.id",
+        " JOIN conversations c ON c.id = conversation WHERE c.id = ? AND c.owner = ? ORDER BY m.id",
         conversation,
+        store.owner,
     )
     head: int | None = rows[-1][-1] if rows else None
     for id, parent, role, deleted, _ in rows:
@@ -55,10 +56,11 @@ def choose(store: Store, conversation: str, message: int | None) -> bool:
     with store.transaction() as db:
         (leaf,) = db.execute(
             "WITH RECURSIVE below(id) AS ("
-            " SELECT id FROM messages WHERE id = ? AND conversation = ? AND deleted IS NULL"
+            " SELECT m.id FROM messages m JOIN conversations c ON c.id = m.conversation"
+            "  WHERE m.id = ? AND c.id = ? AND c.owner = ? AND m.deleted IS NULL"
             " UNION ALL SELECT m.id FROM messages m JOIN below ON m.parent = below.id)"
             " SELECT max(id) FROM below JOIN messages USING (id) WHERE deleted IS NULL",
-            (message, conversation),
+            (message, conversation, store.owner),
         ).fetchone()
         if leaf is not None:
             end_at(store, conversation, leaf)
@@ -68,7 +70,7 @@ def choose(store: Store, conversation: str, message: int | None) -> bool:
 def end_at(store: Store, conversation: str, message: int) -> None:
     """What is added next follows this message, and not one behind it that is out of sight."""
     with store.transaction() as db:
-        db.execute("UPDATE conversations SET head = ? WHERE id = ?", (message, conversation))
+        db.execute("UPDATE conversations SET head = ? WHERE id = ? AND owner = ?", (message, conversation, store.owner))
 
 
 def delete(store: Store, conversation: str, message: int) -> bool:
@@ -97,8 +99,9 @@ def restore(store: Store, conversation: str, message: int) -> bool:
     """Undoes `delete`, and shows the message again. False if it is not deleted."""
     with store.transaction() as db:
         found = db.execute(
-            "SELECT deleted FROM messages WHERE id = ? AND conversation = ? AND deleted IS NOT NULL",
-            (message, conversation),
+            "SELECT m.deleted FROM messages m JOIN conversations c ON c.id = m.conversation"
+            " WHERE m.id = ? AND c.id = ? AND c.owner = ? AND m.deleted IS NOT NULL",
+            (message, conversation, store.owner),
         ).fetchone()
         if found is None:
             return False

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from engines.base import ImagePart, Usage
-from engines.errors import AppError, InputError
+from engines.errors import AppError, ConversationMoved, InputError
 from engines.job import Event, Loading, Waiting, Working
 from engines.status import RunnerStatus
 from interface.answers import was_cut
@@ -15,7 +15,7 @@ from interface.branches import Versions
 from interface.history import StoredMessage
 from interface.i18n import Lang, t
 from interface.messages import explain, left_out, record
-from interface.render import closed, images_html, notice_html, show
+from interface.render import closed, images_html, notice_html, plain, show
 
 SHOWN, STEP, EARLIER = 24, 16, 100
 """Messages that a page draws of a long conversation; how many of them it lets go at once, so that most turns move
@@ -50,6 +50,15 @@ def bubbles(one: StoredMessage, lang: Lang) -> list[dict[str, Any]]:
 def bubble_count(one: StoredMessage) -> int:
     """How many `bubbles` there are of a message."""
     return 2 if one.images and one.text else 1
+
+
+def edited(index: int, before: str, path: Sequence[StoredMessage]) -> StoredMessage:
+    """The message of the bubble at `index`, if it still says what was shown there. Raises ConversationMoved."""
+    rows = [one for one in path for _ in range(bubble_count(one))]
+    # The Chatbot strips what it shows.
+    if index >= len(rows) or rows[index].text.split() != plain(before).split():
+        raise ConversationMoved()
+    return rows[index]
 
 
 def first_shown(path: Sequence[StoredMessage], since: str = "") -> int:

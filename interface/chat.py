@@ -126,7 +126,7 @@ def build(desk: Desk, demo: gr.Blocks, side: Side) -> ChatTab:
 
     def news(request: gr.Request) -> str:
         """-> notice. That the conversations' file was set aside, to the first page that is opened since."""
-        damaged, desk.store.set_aside = desk.store.set_aside, None
+        damaged, desk.history.set_aside = desk.history.set_aside, None
         return notice_html(explain(damaged, desk.lang(request))) if damaged else ""
 
     demo.load(news, None, tab.notice, **QUIET)

@@ -6,7 +6,7 @@ An answer is followed by `follow`, whoever started it: a question, a retry, an e
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any
 
@@ -14,16 +14,16 @@ import gradio as gr
 
 from configs.schema import ModelKind, ModelSpec
 from engines.base import Detail, GenerationSettings, ImagePart
-from engines.errors import AppError, ConversationMoved
+from engines.errors import AppError
 from engines.job import Delta, Event, Waiting, Working
 from interface import branches
 from interface.answers import mark_of
 from interface.bubbles import (
-    bubble_count,
     bubbles,
     deleted_html,
     doing,
     earlier_html,
+    edited,
     error_html,
     feet_html,
     first_shown,
@@ -31,7 +31,7 @@ from interface.bubbles import (
     text_of,
     waited_for,
 )
-from interface.desk import Desk, label
+from interface.desk import Desk, LoginDesk, label
 from interface.history import HeldWith, StoredMessage
 from interface.i18n import Lang, t
 from interface.latest import Latest
@@ -45,6 +45,7 @@ NOTHING = (gr.skip(),) * 7
 """What `follow` shows of nothing new."""
 MESSAGE_CHANGES = {"choose": branches.choose, "delete": branches.delete, "restore": branches.restore}
 """What a button under a message does."""
+Question = tuple[str, tuple[ImagePart, ...]]
 
 
 class ChatEvents:
@@ -71,7 +72,7 @@ class ChatEvents:
 
         def start() -> str:
             held_with = (model, system.strip(), settings_from(*sliders))
-            return self._ask(*self.question(box), conversation, held_with, seen)
+            return self._ask(self._desk.of(request), self.question(box), conversation, held_with, seen)
 
         id, notice = self._noticed(start, request)
         return (gr.skip(), gr.skip(), notice) if notice else ("", id, "")
@@ -80,7 +81,8 @@ class ChatEvents:
         """-> notice. Another answer to the last question, with the settings as they are now."""
 
         def start() -> None:
-            self._desk.answers.again(conversation, (model, system.strip(), settings_from(*sliders)), seen)
+            answers = self._desk.of(request).answers
+            answers.again(conversation, (model, system.strip(), settings_from(*sliders)), seen)
 
         return self._noticed(start, request)[1]
 
@@ -103,9 +105,12 @@ class ChatEvents:
         def start() -> None:
             text = plain(text_of(change.value))
             if text.strip():
-                row = self._edited(change, conversation, since)
+                answers = self._desk.of(request).answers
+                index = change.index if isinstance(change.index, int) else change.index[0]
+                path = answers.path(conversation)
+                row = edited(index, text_of(change.previous_value), path[first_shown(path, since) :])
                 held_with = (model, system.strip(), settings_from(*sliders))
-                self._desk.answers.rewrite(conversation, row.id, text, row.images, held_with, seen)
+                answers.rewrite(conversation, row.id, text, row.images, held_with, seen)
 
         return self._noticed(start, request)[1]
 
@@ -122,7 +127,7 @@ class ChatEvents:
         """-> notice, since. Does what a button by a message says: show a version, go on, delete, put back, earlier."""
         if pressed.do == "earlier":
             return "", str(int(pressed.row))
-        answers, row, does = self._desk.answers, int(pressed.row), pressed.do
+        answers, row, does = self._desk.of(request).answers, int(pressed.row), pressed.do
 
         def start() -> None:
             if does == "resume":
@@ -136,24 +141,25 @@ class ChatEvents:
 
     def undo(self, request: gr.Request, conversation: str, seen: str) -> tuple[Any, str]:
         """-> prompt, notice. Takes the last question back into the box."""
-        question, notice = self._noticed(lambda: self._desk.answers.undo(conversation, seen), request)
-        return (gr.skip(), notice) if notice else (self.boxed(question) if question else "", "")
+        answers = self._desk.of(request).answers
+        question, notice = self._noticed(lambda: answers.undo(conversation, seen), request)
+        return (gr.skip(), notice) if notice else (self.boxed(question, request) if question else "", "")
 
     def example(self, choice: gr.SelectData) -> str:
         """-> prompt."""
         return str(choice.value["text"])
 
-    def stop(self, conversation: str) -> None:
-        answer = self._desk.answers.of(conversation)
+    def stop(self, request: gr.Request, conversation: str) -> None:
+        answer = self._desk.of(request).answers.of(conversation)
         if answer is not None:
             answer.job.cancel()  # `follow` sees the job end, and shows it
 
     # -- showing ----------------------------------------------------------------------------------------------------
 
-    def open(self, conversation: str) -> tuple[Any, ...]:
+    def open(self, request: gr.Request, conversation: str) -> tuple[Any, ...]:
         """-> conversation, model, system, *sliders: what the address names, or a new conversation as configured."""
         try:
-            held_with = self._desk.store.conversation(conversation) if conversation else None
+            held_with = self._desk.of(request).store.conversation(conversation) if conversation else None
         except AppError:
             # The address goes on naming it, and `follow` says what is wrong.
             return (conversation, gr.skip(), *(gr.skip() for _ in self.usual(self._desk.first_model(self.kind))))
@@ -174,7 +180,7 @@ class ChatEvents:
 
         `since` is where a page begins that has asked for earlier messages, "" for the newest.
         """
-        show = partial(self._shown, conversation, model, since, self._desk.lang(request))
+        show = partial(self._shown, self._desk.of(request), conversation, model, since, self._desk.lang(request))
         yield from self._latest.only(request.session_hash, show, NOTHING)
 
     def look(
@@ -182,33 +188,35 @@ class ChatEvents:
     ) -> Iterator[tuple[Any, ...]]:
         """-> as `follow`. For a page that comes back into sight: shows what has changed, if anything has."""
         try:
-            changed = seen != self._desk.answers.mark(conversation)
+            changed = seen != self._desk.of(request).answers.mark(conversation)
         except AppError:
             changed = True
         yield from self.follow(request, conversation, model, since) if changed else [NOTHING]
 
     # -- within -----------------------------------------------------------------------------------------------------
 
-    def _shown(self, conversation: str, model: str, since: str, lang: Lang) -> Generator[tuple[Any, ...], None, None]:
+    def _shown(
+        self, desk: LoginDesk, conversation: str, model: str, since: str, lang: Lang
+    ) -> Generator[tuple[Any, ...], None, None]:
         try:
-            yield from self._growing(conversation, since, lang)
-            yield self._settled(conversation, model, since, lang)
+            yield from self._growing(desk, conversation, since, lang)
+            yield self._settled(desk, conversation, model, since, lang)
         except AppError as error:
             yield gr.skip(), error_html(error, lang), *READY, gr.skip(), gr.skip(), gr.skip()
 
-    def _growing(self, conversation: str, since: str, lang: Lang) -> Iterator[tuple[Any, ...]]:
+    def _growing(self, desk: LoginDesk, conversation: str, since: str, lang: Lang) -> Iterator[tuple[Any, ...]]:
         """The answer in a conversation until it has ended; nothing if there is none."""
-        answer = self._desk.answers.of(conversation)
+        answer = desk.answers.of(conversation)
         if answer is None:
             return
-        path = self._desk.answers.path(conversation)
+        path = desk.answers.path(conversation)
         first = first_shown(path, since)
         earlier = [one for one in path[first:] if one.id != answer.row]
         before = [bubble for one in earlier for bubble in bubbles(one, lang)]
-        pause = 1 / self._desk.config.interface.refresh_per_second
+        pause = 1 / desk.config.interface.refresh_per_second
         text = answer.before.text if answer.before else ""
         written = len(text)
-        versions = branches.versions(self._desk.store, conversation)
+        versions = branches.versions(desk.store, conversation)
         feet = earlier_html(first, lang) + feet_html(earlier, versions, lang, done=False)
         beside: tuple[Any, ...] = (feet, gr.skip(), mark_of(path))
         try:
@@ -232,26 +240,16 @@ class ChatEvents:
         others = waited_for(self._desk.runner.status(), title, lang) if isinstance(event, Waiting) else ""
         return doing(event, title(model), lang, others)
 
-    def _edited(self, change: gr.EditData, conversation: str, since: str) -> StoredMessage:
-        """The question that was edited, if it is still what the page showed. Raises ConversationMoved."""
-        index = change.index if isinstance(change.index, int) else change.index[0]
-        path = self._desk.answers.path(conversation)
-        rows = [one for one in path[first_shown(path, since) :] for _ in range(bubble_count(one))]
-        shown = plain(text_of(change.previous_value)).split()  # the Chatbot strips what it shows
-        if index >= len(rows) or rows[index].text.split() != shown:
-            raise ConversationMoved()
-        return rows[index]
-
     # -- what the image tab does otherwise --------------------------------------------------------------------------
 
     def is_empty(self, box: Any) -> bool:
         return not box.strip()
 
-    def question(self, box: Any) -> tuple[str, tuple[ImagePart, ...]]:
+    def question(self, box: Any) -> Question:
         """Text and images of what is in the box. Raises InputError."""
         return box, ()
 
-    def boxed(self, question: StoredMessage) -> Any:
+    def boxed(self, question: StoredMessage, request: gr.Request) -> Any:
         """A question as the box takes it."""
         return question.text
 
@@ -270,11 +268,10 @@ class ChatEvents:
 
     # -- within -----------------------------------------------------------------------------------------------------
 
-    def _ask(self, text: str, images: Sequence[ImagePart], conversation: str, held_with: HeldWith, seen: str) -> str:
-        store = self._desk.store
-        if not conversation or store.conversation(conversation) is None:
-            conversation, seen = store.create(*held_with, self.kind), ""
-        self._desk.answers.ask(conversation, text, images, held_with, seen)
+    def _ask(self, desk: LoginDesk, asked: Question, conversation: str, held_with: HeldWith, seen: str) -> str:
+        if not conversation or desk.store.conversation(conversation) is None:
+            conversation, seen = desk.store.create(*held_with, self.kind), ""
+        desk.answers.ask(conversation, *asked, held_with, seen)
         return conversation
 
     def _noticed(self, work: Callable[[], Any], request: gr.Request) -> tuple[Any, str]:
@@ -283,15 +280,15 @@ class ChatEvents:
         except AppError as error:
             return None, error_html(error, self._desk.lang(request))
 
-    def _settled(self, conversation: str, model: str, since: str, lang: Lang) -> tuple[Any, ...]:
-        path = self._desk.answers.path(conversation) if conversation else []
+    def _settled(self, desk: LoginDesk, conversation: str, model: str, since: str, lang: Lang) -> tuple[Any, ...]:
+        path = desk.answers.path(conversation) if conversation else []
         first = first_shown(path, since)
         chat: Any = [bubble for one in path[first:] for bubble in bubbles(one, lang)]
         if not path:
-            chat = gr.update(value=[], **self.empty(self._desk.library.spec(model), lang))
-        unsaved = self._desk.store.unsaved
+            chat = gr.update(value=[], **self.empty(desk.library.spec(model), lang))
+        unsaved = desk.store.unsaved
         status = notice_html(explain(unsaved, lang)) if unsaved is not None else ""
-        versions = branches.versions(self._desk.store, conversation)
+        versions = branches.versions(desk.store, conversation)
         feet = earlier_html(first, lang) + feet_html(path[first:], versions, lang)
         return chat, status, *READY, feet, meter_html(path, lang), mark_of(path)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import gradio as gr
@@ -13,12 +13,14 @@ from engines.probe import looked_at, process_memory
 from engines.runner import Runner
 from engines.watch import MemoryWatch
 from engines.worker import Worker
-from interface.answers import Answers
+from interface.answers import Answers, Growing
 from interface.downloads import Downloads
-from interface.history import Store
+from interface.history import History, Store
 from interface.i18n import Lang, lang_of
-from interface.index import Index
+from interface.index import Index, purge
 from interface.loads import Loads
+from interface.logins import login_of
+from interface.separation import Files
 from interface.uploads import Uploads
 
 LANG_COOKIE = "shusheng_lang"
@@ -35,17 +37,17 @@ Whatever an event shows progress on, Gradio's page copies whole with each step o
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """The app's parts, wired by launch.py."""
+    """The app's parts, wired by launch.py. What logins do not share is on the `LoginDesk` of each."""
 
     config: AppConfig
     library: Library
     runner: Runner
-    store: Store
-    index: Index
-    answers: Answers
+    history: History
+    growing: Growing
     downloads: Downloads
     loads: Loads
     uploads: Uploads
+    files: Files
     memory: MemoryWatch
 
     @classmethod
@@ -54,14 +56,20 @@ class Desk:
         config = library.config
         runner = Runner(library, config.limits, lambda: Worker(config.data / "logs" / "engine.log"))
         images = config.data / "images"
-        store = Store(config.data / "conversations.sqlite3", images)
-        store.settle()
-        index = Index(store)
-        index.purge()
+        history = History(config.data / "conversations.sqlite3", images)
+        history.settle()
+        purge(history)
         uploads = Uploads(config.uploads, config.data / "uploads", images)
-        answers = Answers(runner, store)
+        files = Files(history)
         memory = MemoryWatch(runner.status, looked_at, process_memory)
-        return cls(config, library, runner, store, index, answers, Downloads(library), Loads(runner), uploads, memory)
+        downloads, loads = Downloads(library), Loads(runner)
+        return cls(config, library, runner, history, Growing(), downloads, loads, uploads, files, memory)
+
+    def of(self, request: Any) -> LoginDesk:
+        """The desk of the login that a request came with."""
+        store = self.history.of(login_of(request))
+        shared = {one.name: getattr(self, one.name) for one in fields(Desk)}
+        return LoginDesk(**shared, store=store, index=Index(store), answers=Answers(self.runner, store, self.growing))
 
     def first_model(self, kind: ModelKind) -> str:
         """The model that a tab opens with: the configured one if it is of that kind, or the catalogue's first."""
@@ -82,8 +90,8 @@ class Desk:
         self.downloads.close()
         self.memory.close()
         self.runner.close()
-        self.answers.close()
-        self.store.close()
+        self.growing.close()
+        self.history.close()
 
     def lang(self, request: gr.Request | None) -> Lang:
         """The reader's language: as configured, as the page was shown, or as the browser asks for."""
@@ -92,6 +100,15 @@ class Desk:
         if request is None:
             return "en"
         return lang_of(request.cookies.get(LANG_COOKIE) or request.headers.get("accept-language"))
+
+
+@dataclass(frozen=True, slots=True)
+class LoginDesk(Desk):
+    """The same, and what is one login's own."""
+
+    store: Store
+    index: Index
+    answers: Answers
 
 
 def label(key: str) -> gr.i18n.I18nData:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from configs.schema import ModelKind
-from interface.history import Store
+from interface.history import History, Store
 from interface.titles import LENGTH, tidied
 from interface.uploads import image_path, thumbnail_path
 
@@ -27,7 +27,7 @@ BEFORE, AROUND = 24, 120
 
 _COLUMNS = "c.id, c.title, c.kind, c.updated, c.pinned"
 _ALL = f"SELECT {_COLUMNS}, NULL FROM conversations c"  # noqa: S608  no value is written into a query
-_LISTED = "c.deleted IS NULL AND c.head IS NOT NULL"
+_LISTED = "c.owner = ? AND c.deleted IS NULL AND c.head IS NOT NULL"
 _ORDER = "ORDER BY c.pinned DESC, c.updated DESC LIMIT ?"
 
 
@@ -44,14 +44,14 @@ class Entry:
 
 
 class Index:
-    """The conversations that have something to show. Every call raises HistoryUnavailable as the store does."""
+    """The owner's conversations that have something to show. Every call raises HistoryUnavailable as the store does."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def recent(self, limit: int) -> list[Entry]:
         """Pinned ones first, then the latest."""
-        return self._entries(f"{_ALL} WHERE {_LISTED} {_ORDER}", limit)
+        return self._entries(f"{_ALL} WHERE {_LISTED} {_ORDER}", self._store.owner, limit)
 
     def search(self, query: str, limit: int) -> list[Entry]:
         """Those with every word of `query` in their title, or in one message; of whatever version of it."""
@@ -66,47 +66,29 @@ class Index:
             f" SELECT {_COLUMNS}, m.text FROM conversations c LEFT JOIN hits ON hits.conversation = c.id"
             f" LEFT JOIN messages m ON m.id = hits.message"
             f" WHERE {_LISTED} AND (hits.message IS NOT NULL OR {in_title}) {_ORDER}",
-            *text_values, *(_like(word) for word in words), limit,
+            *text_values, self._store.owner, *(_like(word) for word in words), limit,
         )  # fmt: skip
 
     def rename(self, conversation: str, title: str) -> None:
         """A title of one's own; nothing but spaces changes nothing."""
         title = tidied(title, 2 * LENGTH)
         if title:
-            self._write("UPDATE conversations SET title = ? WHERE id = ?", title, conversation)
+            self._write("title = ?", conversation, title)
 
     def pin(self, conversation: str, pinned: bool) -> None:
-        self._write("UPDATE conversations SET pinned = ? WHERE id = ?", pinned, conversation)
+        self._write("pinned = ?", conversation, pinned)
 
     def delete(self, conversation: str) -> None:
         """Out of the list, of search, and of its own address; it can be restored until the next `purge`."""
-        self._write("UPDATE conversations SET deleted = ? WHERE id = ?", time.time(), conversation)
+        self._write("deleted = ?", conversation, time.time())
 
     def restore(self, conversation: str) -> None:
-        self._write("UPDATE conversations SET deleted = NULL WHERE id = ?", conversation)
+        self._write("deleted = NULL", conversation)
 
     def title(self, conversation: str) -> Entry | None:
         """One conversation, deleted or not."""
-        rows = self._entries(f"{_ALL} WHERE c.id = ?", conversation)
+        rows = self._entries(f"{_ALL} WHERE c.id = ? AND c.owner = ?", conversation, self._store.owner)
         return rows[0] if rows else None
-
-    def purge(self) -> None:
-        """Ends what was deleted, and the images that nothing else names.
-
-        For the start, when no page is at work: an image that is being asked about is named only by its question.
-        """
-        with self._store.transaction() as db:
-            deleted = "SELECT id FROM conversations WHERE deleted IS NOT NULL"
-            gone = _images(db.execute(f"SELECT images FROM messages WHERE conversation IN ({deleted})"))  # noqa: S608
-            db.execute("DELETE FROM conversations WHERE deleted IS NOT NULL")
-            kept = _images(db.execute("SELECT images FROM messages WHERE images <> '[]'")) if gone else set()
-        folder = self._store.images
-        for sha256 in gone - kept:
-            try:
-                image_path(folder, sha256).unlink(missing_ok=True)
-                thumbnail_path(folder, sha256).unlink(missing_ok=True)
-            except OSError as error:
-                log.warning("an image of a deleted conversation stays: %s", error)
 
     def _entries(self, query: str, *values: object) -> list[Entry]:
         rows = self._store.all(query, *values)
@@ -114,9 +96,28 @@ class Index:
             Entry(id, title, kind, updated, bool(pinned), found) for id, title, kind, updated, pinned, found in rows
         ]
 
-    def _write(self, query: str, *values: object) -> None:
+    def _write(self, change: str, conversation: str, *values: object) -> None:
         with self._store.transaction() as db:
-            db.execute(query, values)
+            statement = f"UPDATE conversations SET {change} WHERE id = ? AND owner = ?"  # noqa: S608
+            db.execute(statement, (*values, conversation, self._store.owner))
+
+
+def purge(history: History) -> None:
+    """Ends what was deleted, and the images that nothing else names, whosever they are.
+
+    For the start, when no page is at work: an image that is being asked about is named only by its question.
+    """
+    with history.transaction() as db:
+        deleted = "SELECT id FROM conversations WHERE deleted IS NOT NULL"
+        gone = _images(db.execute(f"SELECT images FROM messages WHERE conversation IN ({deleted})"))  # noqa: S608
+        db.execute("DELETE FROM conversations WHERE deleted IS NOT NULL")
+        kept = _images(db.execute("SELECT images FROM messages WHERE images <> '[]'")) if gone else set()
+    for sha256 in gone - kept:
+        try:
+            image_path(history.images, sha256).unlink(missing_ok=True)
+            thumbnail_path(history.images, sha256).unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("an image of a deleted conversation stays: %s", error)
 
 
 def words_of(query: str) -> list[str]:

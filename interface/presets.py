@@ -22,7 +22,7 @@ class Preset:
 
 
 class Presets:
-    """Those of one kind of tab. Raises HistoryUnavailable like the store."""
+    """The store's owner's, of one kind of tab. Raises HistoryUnavailable like the store."""
 
     def __init__(self, store: Store, kind: ModelKind) -> None:
         self._store, self._kind = store, kind
@@ -30,12 +30,12 @@ class Presets:
     @property
     def names(self) -> list[str]:
         """In the order in which a person would look for them."""
-        rows = self._store.all("SELECT name FROM presets WHERE kind = ?", self._kind)
+        rows = self._store.all("SELECT name FROM presets WHERE owner = ? AND kind = ?", self._store.owner, self._kind)
         return sorted((name for (name,) in rows), key=str.casefold)
 
     def get(self, name: str) -> Preset | None:
         row = self._store.one(
-            "SELECT name, system, settings FROM presets WHERE kind = ? AND name = ?", self._kind, tidied(name)
+            "SELECT name, system, settings FROM presets WHERE owner = ? AND kind = ? AND name = ?", *self._key(name)
         )
         return Preset(row[0], row[1], GenerationSettings(**json.loads(row[2]))) if row else None
 
@@ -44,16 +44,19 @@ class Presets:
         preset = Preset(tidied(name), system, settings)
         with self._store.transaction() as db:
             db.execute(
-                "INSERT OR REPLACE INTO presets (kind, name, system, settings) VALUES (?, ?, ?, ?)",
-                (self._kind, preset.name, system, json.dumps(asdict(settings))),
+                "INSERT OR REPLACE INTO presets (owner, kind, name, system, settings) VALUES (?, ?, ?, ?, ?)",
+                (*self._key(name), system, json.dumps(asdict(settings))),
             )
         return preset
 
     def delete(self, name: str) -> bool:
         """Whether there was such a preset."""
         with self._store.transaction() as db:
-            cursor = db.execute("DELETE FROM presets WHERE kind = ? AND name = ?", (self._kind, tidied(name)))
+            cursor = db.execute("DELETE FROM presets WHERE owner = ? AND kind = ? AND name = ?", self._key(name))
             return cursor.rowcount > 0
+
+    def _key(self, name: str) -> tuple[str, str, str]:
+        return self._store.owner, self._kind, tidied(name)
 
 
 def tidied(name: str) -> str:

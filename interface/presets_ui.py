@@ -53,26 +53,26 @@ class PresetEvents:
     """What the list and its buttons do."""
 
     def __init__(self, desk: Desk, kind: ModelKind) -> None:
-        self._desk, self._presets, self._kind = desk, Presets(desk.store, kind), kind
+        self._desk, self._kind = desk, kind
 
-    def names(self) -> Any:
+    def names(self, request: gr.Request) -> Any:
         """-> the list, with nothing chosen."""
         try:
-            return gr.update(choices=self._presets.names, value="")
+            return gr.update(choices=self._presets(request).names, value="")
         except AppError:
             return gr.skip()  # the conversation says what is wrong
 
-    def choices(self) -> Any:
+    def choices(self, request: gr.Request) -> Any:
         """-> the list; what is typed stays."""
         try:
-            return gr.update(choices=self._presets.names)
+            return gr.update(choices=self._presets(request).names)
         except AppError:
             return gr.skip()
 
     def chosen(self, request: gr.Request, name: str | None) -> tuple[Any, ...]:
         """-> what is said, system, *sliders. A name that is not kept yet changes nothing."""
         try:
-            preset, said = self._presets.get(name or ""), ""
+            preset, said = self._presets(request).get(name or ""), ""
         except AppError as error:
             preset, said = None, self._said(request, error)
         if preset is None:
@@ -85,10 +85,10 @@ class PresetEvents:
         try:
             if not tidied(name or ""):
                 return gr.skip(), self._said(request, "preset.nameless")
-            known = self._presets.names
-            preset = self._presets.save(name or "", system.strip(), settings_from(*sliders))
+            known = self._presets(request).names
+            preset = self._presets(request).save(name or "", system.strip(), settings_from(*sliders))
             key = "preset.replaced" if preset.name in known else "preset.saved"
-            shown = gr.update(choices=self._presets.names, value=preset.name)
+            shown = gr.update(choices=self._presets(request).names, value=preset.name)
             return shown, self._said(request, key, preset.name)
         except AppError as error:
             return gr.skip(), self._said(request, error)
@@ -96,13 +96,16 @@ class PresetEvents:
     def delete(self, request: gr.Request, name: str | None) -> tuple[Any, str]:
         """-> the list, what is said."""
         try:
-            if not self._presets.delete(name or ""):
+            if not self._presets(request).delete(name or ""):
                 key = "preset.missing" if tidied(name or "") else "preset.nameless"
                 return gr.skip(), self._said(request, key, tidied(name or ""))
-            shown = gr.update(choices=self._presets.names, value="")
+            shown = gr.update(choices=self._presets(request).names, value="")
             return shown, self._said(request, "preset.deleted", tidied(name or ""))
         except AppError as error:
             return gr.skip(), self._said(request, error)
+
+    def _presets(self, request: gr.Request) -> Presets:
+        return Presets(self._desk.of(request).store, self._kind)
 
     def _said(self, request: gr.Request, what: str | AppError, name: str = "") -> str:
         lang = self._desk.lang(request)

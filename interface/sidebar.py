@@ -81,20 +81,21 @@ class SidebarEvents:
 
     def refresh(self, request: gr.Request, query: str, limit: int, undo: Undo) -> str:
         """-> the list."""
-        lang = self._desk.lang(request)
+        desk, lang = self._desk.of(request), self._desk.lang(request)
         try:
-            shown = self._desk.index.search(query, limit + 1)
-            gone = self._desk.index.title(undo[0]) if undo and undo[1] > time.time() else None
+            shown = desk.index.search(query, limit + 1)
+            gone = desk.index.title(undo[0]) if undo and undo[1] > time.time() else None
         except AppError as error:
             return notice_html(explain(error, lang))
         now = datetime.now(zone_of(request))
-        view = View(lang, now, words_of(query), self._desk.answers.growing())
+        view = View(lang, now, words_of(query), desk.answers.growing())
         return view.page(shown[:limit], gone, has_more=len(shown) > limit)
 
     def act(self, request: gr.Request, done: gr.EventData, query: str, limit: int, undo: Undo) -> tuple[str, Undo]:
         """-> the list, what can be undone."""
         what, id = str(done.what), str(done.id)
-        index = self._desk.index
+        desk = self._desk.of(request)
+        index = desk.index
         try:
             match what:
                 case "rename":
@@ -102,7 +103,8 @@ class SidebarEvents:
                 case "pin" | "unpin":
                     index.pin(id, what == "pin")
                 case "delete":
-                    self._stop(id)
+                    if (answer := desk.answers.of(id)) is not None:
+                        answer.job.cancel()
                     index.delete(id)
                     undo = (id, time.time() + UNDO)
                 case "restore":
@@ -120,11 +122,6 @@ class SidebarEvents:
     def searched(self, request: gr.Request, query: str, undo: Undo) -> tuple[str, int]:
         """-> the list, its limit."""
         return self.refresh(request, query, PAGE, undo), PAGE
-
-    def _stop(self, conversation: str) -> None:
-        answer = self._desk.answers.of(conversation)
-        if answer is not None:
-            answer.job.cancel()
 
 
 @dataclass(frozen=True, slots=True)

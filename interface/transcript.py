@@ -84,16 +84,18 @@ class Transcript:
 
 
 def ids(store: Store) -> list[str]:
-    """Every conversation that has not been deleted, in the order in which they were begun."""
-    return [id for (id,) in store.all("SELECT id FROM conversations WHERE deleted IS NULL ORDER BY created, rowid")]
+    """Every conversation of the owner's that has not been deleted, in the order in which they were begun."""
+    listed = "SELECT id FROM conversations WHERE owner = ? AND deleted IS NULL ORDER BY created, rowid"
+    return [id for (id,) in store.all(listed, store.owner)]
 
 
 def read(store: Store, conversation: str) -> Transcript | None:
     """A conversation as it is now; what is still growing counts as stopped there. None if there is no such one."""
     row = store.one(
         "SELECT title, model, system, settings, created, updated, head, kind, pinned FROM conversations"
-        " WHERE id = ? AND deleted IS NULL",
+        " WHERE id = ? AND owner = ? AND deleted IS NULL",
         conversation,
+        store.owner,
     )
     if row is None:
         return None
@@ -111,16 +113,17 @@ def read(store: Store, conversation: str) -> Transcript | None:
 
 
 def write(store: Store, transcript: Transcript) -> str:
-    """Adds it as a conversation of its own; returns the new id. Part of the transaction that it is called in."""
+    """Adds it as a conversation of the owner's; returns the new id. Part of the transaction that it is called in."""
     conversation, one = secrets.token_urlsafe(12), transcript
     settings = json.dumps(asdict(one.settings))
     rows: list[int] = []
     with store.transaction() as db:
         db.execute(
-            "INSERT INTO conversations (id, title, model, system, settings, created, updated, kind, pinned)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO conversations (id, owner, title, model, system, settings, created, updated, kind, pinned)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 conversation,
+                store.owner,
                 one.title,
                 one.model,
                 one.system,

@@ -14,6 +14,7 @@ from configs.schema import ModelSpec
 from engines.errors import AppError
 from interface import transcript
 from interface.desk import QUIET, Desk, label
+from interface.history import Store
 from interface.i18n import Lang, t
 from interface.messages import explain
 from interface.render import notice_html
@@ -65,24 +66,25 @@ class TransferEvents:
 
     def markdown(self, request: gr.Request, conversation: str | None = None) -> tuple[str | None, str]:
         """-> file, what is said."""
-        lang = self._desk.lang(request)
+        desk, lang = self._desk.of(request), self._desk.lang(request)
 
         def make(ids: Sequence[str], folder: Path) -> Path:
-            return export_markdown(self._desk.store, ids, folder, self._title, lang)
+            return export_markdown(desk.store, ids, folder, self._title, lang)
 
-        return self._made(make, conversation, lang)
+        return self._made(make, conversation, desk.store, lang)
 
     def json(self, request: gr.Request, conversation: str | None = None) -> tuple[str | None, str]:
         """-> file, what is said."""
+        desk = self._desk.of(request)
 
         def make(ids: Sequence[str], folder: Path) -> Path:
-            return export_json(self._desk.store, ids, folder)
+            return export_json(desk.store, ids, folder)
 
-        return self._made(make, conversation, self._desk.lang(request))
+        return self._made(make, conversation, desk.store, self._desk.lang(request))
 
     def take(self, request: gr.Request, path: str) -> str:
         """-> what is said: links to what was imported, or why nothing was."""
-        lang, store = self._desk.lang(request), self._desk.store
+        lang, store = self._desk.lang(request), self._desk.of(request).store
         try:
             ids = import_file(store, self._desk.uploads, path, self._choose)
         except AppError as error:
@@ -98,17 +100,22 @@ class TransferEvents:
         return f'<div role="status">{words}</div><ul>{"".join(links)}</ul>'
 
     def _made(
-        self, make: Callable[[Sequence[str], Path], Path], conversation: str | None, lang: Lang
+        self, make: Callable[[Sequence[str], Path], Path], conversation: str | None, store: Store, lang: Lang
     ) -> tuple[str | None, str]:
         """All conversations for None, nothing for ""."""
-        store, exports = self._desk.store, self._desk.config.data / "uploads" / "exports"
+        exports = self._desk.config.data / "uploads" / "exports"
         try:
-            ids = transcript.ids(store) if conversation is None else [conversation] if conversation else []
+            if conversation is None:
+                ids = transcript.ids(store)
+            else:
+                ids = [conversation] if store.conversation(conversation) else []
             if not ids:
                 return None, f'<div role="status">{html.escape(t("export.nothing", lang))}</div>'
             exports.mkdir(parents=True, exist_ok=True)
             tidy(exports, KEPT)
-            return str(make(ids, Path(tempfile.mkdtemp(dir=exports)))), ""
+            made = make(ids, Path(tempfile.mkdtemp(dir=exports)))
+            self._desk.files.lend(store.owner, made)
+            return str(made), ""
         except AppError as error:
             return None, notice_html(explain(error, lang))
 

@@ -8,7 +8,7 @@ from interface import panel
 from interface.chat import Talk, draw_buttons, draw_conversation, draw_head, draw_settings, wire
 from interface.desk import QUIET, Desk, label
 from interface.sidebar import Side
-from interface.vision_events import VisionEvents
+from interface.vision_events import SAMPLES, VisionEvents, sample_path
 
 LONG_PASTE = 10**6
 """Characters: Gradio turns a pasted text that is longer into a file, which here is for images."""
@@ -48,6 +48,8 @@ def build(desk: Desk, demo: gr.Blocks, tab: gr.Tab, side: Side) -> Talk:
     events = VisionEvents(desk)
     wire(events, talk, demo, side)
     panel.wire(desk, guard, talk, events, tab)
+    for name in SAMPLES:  # everybody may see them
+        desk.files.lend_copy(None, sample_path(name))
     is_open = gr.State(False)
     photograph.click(events.camera, [is_open], [place, is_open], **QUIET)
     camera.input(events.taken, [prompt, camera], [prompt, camera, place, is_open], **QUIET)

@@ -12,6 +12,7 @@ from engines.base import ImagePart
 from interface.chat_events import ChatEvents
 from interface.history import StoredMessage
 from interface.i18n import Lang, t
+from interface.logins import login_of
 
 SAMPLES_FOLDER = Path(__file__).parent / "samples"
 SAMPLES = ("receipt", "chart", "still_life", "formula")
@@ -29,8 +30,9 @@ class VisionEvents(ChatEvents):
         """Every file goes through the gate. Raises ImageRejected or TooManyImages."""
         return box["text"], self._desk.uploads.accept_all(box["files"])
 
-    def boxed(self, question: StoredMessage) -> Any:
-        return {"text": question.text, "files": [str(one.path) for one in question.images]}
+    def boxed(self, question: StoredMessage, request: gr.Request) -> Any:
+        files = [self._desk.files.lend_copy(login_of(request), one.path) for one in question.images]
+        return {"text": question.text, "files": files}
 
     def fitting(self, settings: tuple[Any, ...]) -> tuple[Any, ...]:
         return settings
@@ -50,10 +52,11 @@ class VisionEvents(ChatEvents):
         """-> the camera's place, whether it is open."""
         return gr.update(visible=not is_open), not is_open
 
-    def taken(self, box: Any, picture: str | None) -> tuple[Any, Any, Any, bool]:
+    def taken(self, request: gr.Request, box: Any, picture: str | None) -> tuple[Any, Any, Any, bool]:
         """-> box, camera, its place, whether it is open: the picture lies with the other images."""
         if picture is None:
             return gr.skip(), gr.skip(), gr.skip(), True
+        self._desk.files.lend(login_of(request), picture)  # Gradio may have made a file of what the camera sent
         box = box or {"text": "", "files": []}
         return {"text": box["text"], "files": [*box["files"], picture]}, None, gr.update(visible=False), False
 

@@ -394,7 +394,7 @@ def test_a_request_that_grows_too_large_is_refused_while_it_comes(ann: httpx.Cli
     def pieces() -> Iterator[bytes]:
         yield from (b" " * 2**20 for _ in range(17))
 
-    for path in ("gradio_api/queue/join", "gradio_api/cancel"):
+    for path in ("gradio_api/queue/join", "gradio_api/run/stop"):
         answer = ann.post(path, content=pieces(), headers={"content-type": "application/json"})
         assert answer.status_code == 413 and "larger than 16.0 MiB" in answer.text
 

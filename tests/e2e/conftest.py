@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
@@ -52,10 +53,13 @@ def open_page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Open
     problems: list[str] = []
     expected = [*LEAVING]
 
-    def _open(url: str, known: tuple[str, ...] = (), **options: Any) -> Page:
+    def _open(url: str, known: tuple[str, ...] = (), sign_in: tuple[str, str] | None = None, **options: Any) -> Page:
         expected.extend(known)
         context = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1280, "height": 800}} | options)
         contexts.append(context)
+        if sign_in:
+            form = {"name": sign_in[0], "password": sign_in[1]}
+            assert context.request.post(urljoin(url, "login"), form=form).ok
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from interface.history import Store
+from interface.history import History, Store
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "c.sqlite3", tmp_path / "images")
+    store = History(tmp_path / "c.sqlite3", tmp_path / "images").of("")
     yield store
-    store.close()
+    store.file.close()

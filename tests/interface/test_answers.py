@@ -17,22 +17,22 @@ from engines.base import GenerationSettings
 from engines.errors import ConversationMoved, EngineFailed, HistoryUnavailable, StillAnswering
 from engines.job import Delta, Event, Job
 from engines.library import Library
-from interface.desk import Desk
-from interface.history import Store
+from interface.desk import Desk, LoginDesk
+from interface.history import History
 
 MODEL = "smollm2-135m-instruct"
 SETTINGS = GenerationSettings(max_new_tokens=30_000)
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk.open(Library(load_config({"data": tmp_path}, {}), load_catalogue(), fake=True))
+def desk(tmp_path: Path) -> Iterator[LoginDesk]:
+    desk = Desk.open(Library(load_config({"data": tmp_path}, {}), load_catalogue(), fake=True)).of(None)
     yield desk
     desk.close()
 
 
 @pytest.fixture
-def id(desk: Desk) -> str:
+def id(desk: LoginDesk) -> str:
     return desk.store.create(MODEL, "", SETTINGS)
 
 
@@ -43,12 +43,12 @@ def until(condition: Callable[[], object], seconds: float = 15) -> None:
         time.sleep(0.005)
 
 
-def answered(desk: Desk, id: str) -> None:
+def answered(desk: LoginDesk, id: str) -> None:
     answer = desk.answers.of(id)
     assert answer is None or answer.recorded.wait(15)
 
 
-def test_the_question_is_committed_before_its_answer_begins(desk: Desk, id: str) -> None:
+def test_the_question_is_committed_before_its_answer_begins(desk: LoginDesk, id: str) -> None:
     desk.answers.ask(id, "fake: words=3 prefill=0.3")
     assert [(one.role, one.status) for one in desk.store.path(id)] == [("user", "complete"), ("assistant", "growing")]
     answered(desk, id)
@@ -56,7 +56,7 @@ def test_the_question_is_committed_before_its_answer_begins(desk: Desk, id: str)
     assert (last.text, last.status) == ("word0 word1 word2 ", "complete") and last.usage and last.usage.new_tokens == 3
 
 
-def test_an_answer_is_written_while_it_grows(desk: Desk, id: str) -> None:
+def test_an_answer_is_written_while_it_grows(desk: LoginDesk, id: str) -> None:
     desk.answers.ask(id, "fake: words=100000 delay=0.01")
     until(lambda: desk.store.path(id)[-1].text.startswith("word0 word1 "))
     assert desk.store.path(id)[-1].status == "growing"
@@ -67,7 +67,7 @@ def test_an_answer_is_written_while_it_grows(desk: Desk, id: str) -> None:
     assert desk.store.path(id)[-1].status == "stopped"
 
 
-def test_one_answer_at_a_time(desk: Desk, id: str) -> None:
+def test_one_answer_at_a_time(desk: LoginDesk, id: str) -> None:
     desk.answers.ask(id, "fake: words=100000 delay=0.01")
     for again in (lambda: desk.answers.ask(id, "x"), lambda: desk.answers.again(id), lambda: desk.answers.undo(id)):
         with pytest.raises(StillAnswering):
@@ -75,7 +75,7 @@ def test_one_answer_at_a_time(desk: Desk, id: str) -> None:
     assert len(desk.store.path(id)) == 2
 
 
-def test_again_rewrite_and_undo(desk: Desk, id: str) -> None:
+def test_again_rewrite_and_undo(desk: LoginDesk, id: str) -> None:
     desk.answers.ask(id, "one")
     answered(desk, id)
     desk.answers.again(id)
@@ -88,7 +88,7 @@ def test_again_rewrite_and_undo(desk: Desk, id: str) -> None:
     assert taken_back and taken_back.text == "two" and desk.store.path(id) == [] and desk.answers.undo(id) is None
 
 
-def test_images_reach_the_engine_and_stay_through_again_rewrite_and_undo(desk: Desk, tmp_path: Path) -> None:
+def test_images_reach_the_engine_and_stay_through_again_rewrite_and_undo(desk: LoginDesk, tmp_path: Path) -> None:
     id = desk.store.create("internvl2-2b", "", SETTINGS)
     images = tuple(desk.uploads.accept(picture(tmp_path, *size)) for size in ((64, 48), (30, 20)))
     desk.answers.ask(id, "what are these?", images)
@@ -116,7 +116,7 @@ def picture(data: Path, width: int, height: int) -> Path:
     return path
 
 
-def test_a_failure_is_recorded_with_the_partial_answer(desk: Desk, id: str) -> None:
+def test_a_failure_is_recorded_with_the_partial_answer(desk: LoginDesk, id: str) -> None:
     desk.answers.ask(id, "fake: words=9 after=4 die=SIGSEGV")
     answered(desk, id)
     last = desk.store.path(id)[-1]
@@ -127,7 +127,7 @@ def test_a_failure_is_recorded_with_the_partial_answer(desk: Desk, id: str) -> N
 def test_a_full_queue_is_the_answers_failure_and_the_question_stays(tmp_path: Path) -> None:
     config = load_config({"data": tmp_path}, {})
     config = replace(config, limits=replace(config.limits, max_waiting=0))
-    desk = Desk.open(Library(config, load_catalogue(), fake=True))
+    desk = Desk.open(Library(config, load_catalogue(), fake=True)).of(None)
     first, second = (desk.store.create(MODEL, "", SETTINGS) for _ in range(2))
     desk.answers.ask(first, "fake: words=100000 delay=0.01")
     until(lambda: desk.runner.status().running)
@@ -137,7 +137,7 @@ def test_a_full_queue_is_the_answers_failure_and_the_question_stays(tmp_path: Pa
     desk.close()
 
 
-def test_a_failed_answer_is_not_part_of_the_next_prompt(desk: Desk, id: str) -> None:
+def test_a_failed_answer_is_not_part_of_the_next_prompt(desk: LoginDesk, id: str) -> None:
     desk.answers.ask(id, "fake: words=9 after=0 die=SIGKILL")
     answered(desk, id)
     desk.answers.ask(id, "next")
@@ -147,30 +147,30 @@ def test_a_failed_answer_is_not_part_of_the_next_prompt(desk: Desk, id: str) -> 
 
 
 def test_closing_writes_what_was_said(tmp_path: Path) -> None:
-    desk = Desk.open(Library(load_config({"data": tmp_path}, {}), load_catalogue(), fake=True))
+    desk = Desk.open(Library(load_config({"data": tmp_path}, {}), load_catalogue(), fake=True)).of(None)
     id = desk.store.create(MODEL, "", SETTINGS)
     desk.answers.ask(id, "fake: words=100000 delay=0.01")
     answer = desk.answers.of(id)
     assert answer is not None
     until(lambda: answer.job.text)
     desk.close()
-    store = Store(tmp_path / "conversations.sqlite3", tmp_path / "images")
+    store = History(tmp_path / "conversations.sqlite3", tmp_path / "images").of("")
     assert store.path(id)[-1].status == "stopped" and store.path(id)[-1].text.startswith("word0 ")
-    store.close()
+    store.file.close()
 
 
-def broken_disk(desk: Desk, broken: bool = True) -> None:
-    desk.store._file.execute(f"PRAGMA query_only = {int(broken)}")
+def broken_disk(desk: LoginDesk, broken: bool = True) -> None:
+    desk.store.file._file.execute(f"PRAGMA query_only = {int(broken)}")
 
 
-def in_the_file(desk: Desk, id: str) -> list[str]:
+def in_the_file(desk: LoginDesk, id: str) -> list[str]:
     """What anyone else would read there."""
     with closing(sqlite3.connect(desk.config.data / "conversations.sqlite3")) as db:
         rows = db.execute("SELECT text FROM messages WHERE conversation = ? ORDER BY id", (id,)).fetchall()
     return [text for (text,) in rows]
 
 
-def test_what_cannot_be_saved_is_kept_and_saved_when_it_can_be(desk: Desk, id: str) -> None:
+def test_what_cannot_be_saved_is_kept_and_saved_when_it_can_be(desk: LoginDesk, id: str) -> None:
     desk.answers.ask(id, "fake: words=5 prefill=0.5")
     broken_disk(desk)
     answered(desk, id)
@@ -184,7 +184,7 @@ def test_what_cannot_be_saved_is_kept_and_saved_when_it_can_be(desk: Desk, id: s
 
 
 def test_questions_are_answered_while_nothing_can_be_saved(tmp_path: Path) -> None:
-    desk = Desk.open(Library(load_config({"data": tmp_path}, {}), load_catalogue(), fake=True))
+    desk = Desk.open(Library(load_config({"data": tmp_path}, {}), load_catalogue(), fake=True)).of(None)
     id = desk.store.create(MODEL, "", SETTINGS)
     desk.answers.ask(id, "one")
     answered(desk, id)
@@ -197,17 +197,17 @@ def test_questions_are_answered_while_nothing_can_be_saved(tmp_path: Path) -> No
     assert in_the_file(desk, id) == ["one", "one "] and in_the_file(desk, new) == []
     broken_disk(desk, False)
     desk.close()
-    store = Store(tmp_path / "conversations.sqlite3", tmp_path / "images")
+    store = History(tmp_path / "conversations.sqlite3", tmp_path / "images").of("")
     assert [one.text for one in store.path(id)] == ["one", "one ", "two", "two "]
     assert [one.text for one in store.path(new)] == ["three", "three "]
     held = store.conversation(new)
     assert held is not None and (held.title, held.system) == ("three", "Be brief.")
-    store.close()
+    store.file.close()
 
 
 @pytest.mark.parametrize("fails", ["add", "configure", "conversation"])
 def test_a_question_that_cannot_be_committed_changes_nothing(
-    desk: Desk, id: str, monkeypatch: pytest.MonkeyPatch, fails: str
+    desk: LoginDesk, id: str, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     desk.answers.ask(id, "one")
     answered(desk, id)
@@ -234,7 +234,7 @@ def test_a_question_that_cannot_be_committed_changes_nothing(
     assert desk.answers.of(id) is None and (status.running, status.waiting) == (0, 0)
 
 
-def test_what_is_refused_does_not_change_what_the_conversation_is_held_with(desk: Desk, id: str) -> None:
+def test_what_is_refused_does_not_change_what_the_conversation_is_held_with(desk: LoginDesk, id: str) -> None:
     desk.answers.ask(id, "fake: words=100000 delay=0.01")
     held = desk.store.conversation(id)
     for change in (lambda new: desk.answers.ask(id, "two", (), new), lambda new: desk.answers.again(id, new)):
@@ -243,7 +243,7 @@ def test_what_is_refused_does_not_change_what_the_conversation_is_held_with(desk
     assert desk.store.conversation(id) == held
 
 
-def test_only_a_question_that_is_still_there_can_be_rewritten(desk: Desk, id: str) -> None:
+def test_only_a_question_that_is_still_there_can_be_rewritten(desk: LoginDesk, id: str) -> None:
     desk.answers.ask(id, "one")
     answered(desk, id)
     question, answer = desk.store.path(id)
@@ -258,7 +258,7 @@ def test_only_a_question_that_is_still_there_can_be_rewritten(desk: Desk, id: st
 
 @pytest.mark.parametrize("error", [EngineFailed(model=MODEL, stage="answer", kind={1}), RuntimeError("unforeseen")])
 def test_no_failure_leaves_a_conversation_still_answering(
-    desk: Desk, id: str, monkeypatch: pytest.MonkeyPatch, error: Exception
+    desk: LoginDesk, id: str, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def watch(job: Job) -> Iterator[Event]:
         yield Delta("half ")

@@ -14,7 +14,7 @@ from engines.errors import EngineDied
 from engines.library import Library
 from interface.bubbles import EARLIER, SHOWN, STEP, bubbles
 from interface.chat_events import ChatEvents
-from interface.desk import Desk
+from interface.desk import Desk, LoginDesk
 from interface.history import StoredMessage
 from interface.messages import record
 from interface.render import status_html
@@ -25,14 +25,14 @@ REQUEST = gr.Request(headers={}, cookies={})
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk.open(Library(load_config({"data": tmp_path}, {}), load_catalogue(), fake=True))
+def desk(tmp_path: Path) -> Iterator[LoginDesk]:
+    desk = Desk.open(Library(load_config({"data": tmp_path}, {}), load_catalogue(), fake=True)).of(None)
     yield desk
     desk.close()
 
 
 @pytest.fixture
-def events(desk: Desk) -> ChatEvents:
+def events(desk: LoginDesk) -> ChatEvents:
     return ChatEvents(desk)
 
 
@@ -55,37 +55,37 @@ def change(index: int, before: str, after: str) -> gr.EditData:
     return gr.EditData(None, {"index": index, "previous_value": before, "value": after})
 
 
-def test_a_page_shows_an_answer_that_could_not_be_saved_and_says_so(desk: Desk, events: ChatEvents) -> None:
+def test_a_page_shows_an_answer_that_could_not_be_saved_and_says_so(desk: LoginDesk, events: ChatEvents) -> None:
     id = asked(events, "fake: words=3 prefill=0.5")
-    desk.store._file.execute("PRAGMA query_only = 1")
+    desk.store.file._file.execute("PRAGMA query_only = 1")
     end = followed(events, id)[-1]
     assert texts(end)[-1] == "word0 word1 word2 " and "This chat is not being saved" in end[1]
-    desk.store._file.execute("PRAGMA query_only = 0")
+    desk.store.file._file.execute("PRAGMA query_only = 0")
     end = followed(events, id)[-1]
     assert texts(end)[-1] == "word0 word1 word2 " and "not being saved" not in end[1]
 
 
 def test_a_store_that_cannot_be_read_is_said_and_takes_stop_away(
-    desk: Desk, events: ChatEvents, monkeypatch: pytest.MonkeyPatch
+    desk: LoginDesk, events: ChatEvents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     id = asked(events, "fake: words=3 prefill=0.3")
     follower = events.follow(REQUEST, id, MODEL)
     next(follower)
-    desk.store._db.execute("ALTER TABLE messages RENAME TO lost")
+    desk.store.file._db.execute("ALTER TABLE messages RENAME TO lost")
     _chat, status, send, stop, *_ = list(follower)[-1]
     assert "Conversations cannot be saved" in status and send["visible"] is True and stop["visible"] is False
-    desk.store._db.execute("ALTER TABLE conversations RENAME TO gone")
-    assert events.open(id)[0] == id
+    desk.store.file._db.execute("ALTER TABLE conversations RENAME TO gone")
+    assert events.open(REQUEST, id)[0] == id
 
 
-def test_an_edit_asks_the_edited_question(desk: Desk, events: ChatEvents) -> None:
+def test_an_edit_asks_the_edited_question(desk: LoginDesk, events: ChatEvents) -> None:
     id = asked(events, "  one <b> ")
     followed(events, id)
     assert events.edit(REQUEST, change(0, "one &#00060;b>", "two &#00060;i>"), id, "", "", *HELD_WITH) == ""
     assert texts(followed(events, id)[-1]) == ["two &#00060;i>", "two &#00060;i> "]
 
 
-def test_an_edit_to_nothing_asks_nothing(desk: Desk, events: ChatEvents) -> None:
+def test_an_edit_to_nothing_asks_nothing(desk: LoginDesk, events: ChatEvents) -> None:
     id = asked(events, "one")
     followed(events, id)
     assert events.edit(REQUEST, change(0, "one", " \n "), id, "", "", *HELD_WITH) == ""

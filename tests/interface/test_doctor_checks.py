@@ -23,7 +23,7 @@ from engines.library import Library
 from interface import checkup, doctor
 from interface.data_lock import DataLock, in_use
 from interface.doctor_text import COLUMNS, wrapped
-from interface.history import Store
+from interface.history import History
 from interface.i18n import texts
 from interface.terminal import width
 from tests.findings import briefly, only, said
@@ -138,8 +138,8 @@ def test_an_app_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.fixture
 def kept(tmp_path: Path) -> Path:
     """A file with a conversation, its app ended in order."""
-    store = Store(tmp_path / "conversations.sqlite3", tmp_path / "images")
-    store.create("m", "", GenerationSettings())
+    store = History(tmp_path / "conversations.sqlite3", tmp_path / "images")
+    store.of("").create("m", "", GenerationSettings())
     store.close()
     return tmp_path / "conversations.sqlite3"
 
@@ -156,7 +156,7 @@ def test_a_whole_file_is_looked_at_and_left_alone(kept: Path) -> None:
 
 
 def test_beside_a_running_app_nothing_is_locked(kept: Path, tmp_path: Path) -> None:
-    store = Store(kept, tmp_path / "images")
+    store = History(kept, tmp_path / "images")
     with store.transaction() as writing:
         writing.execute("UPDATE conversations SET title = 'now'")
         assert only(checkup.conversations(kept, True)).code == "store_ok"
@@ -164,8 +164,8 @@ def test_beside_a_running_app_nothing_is_locked(kept: Path, tmp_path: Path) -> N
 
 
 def test_the_log_of_a_killed_app_is_read_from_a_copy(kept: Path, tmp_path: Path) -> None:
-    store = Store(kept, tmp_path / "images")
-    store.create("m", "", GenerationSettings())
+    store = History(kept, tmp_path / "images")
+    store.of("").create("m", "", GenerationSettings())
     killed = tmp_path / "killed"
     killed.mkdir()
     for path in tmp_path.glob("conversations.sqlite3*"):

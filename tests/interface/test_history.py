@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 
 from engines.base import GenerationSettings, ImagePart, TextPart, Usage
-from interface.history import MIGRATIONS, Store, m001_initial
+from interface.history import MIGRATIONS, History, Store, m001_initial
 
 SETTINGS = GenerationSettings(temperature=0.3, seed=7)
 USAGE = Usage(10, 4, 20, 0.5, 2.0, "stop", 8192, 1)
@@ -21,14 +21,14 @@ def test_a_conversation_and_what_it_is_held_with(store: Store, tmp_path: Path) -
     store.add(id, "user", "  你好,\n world  ")
     row = store.add(id, "assistant", "", "growing")
     store.write(row, "hello", "complete", USAGE)
-    again = Store(tmp_path / "c.sqlite3", tmp_path / "images")
+    again = History(tmp_path / "c.sqlite3", tmp_path / "images").of("")
     assert said(again, id) == [("user", "  你好,\n world  "), ("assistant", "hello")]
     assert again.path(id)[1].usage == USAGE
     found = again.conversation(id)
     assert found and (found.title, found.model, found.system, found.settings) == (
         "你好, world", "model", "Be brief.", SETTINGS,
     )  # fmt: skip
-    again.close()
+    again.file.close()
 
 
 def test_ids_cannot_be_guessed_and_unknown_ones_are_nobodys(store: Store) -> None:
@@ -61,10 +61,10 @@ def test_answers_that_a_killed_app_left_growing_are_closed_as_stopped(store: Sto
     id = store.create("m", "", SETTINGS)
     store.add(id, "user", "x")
     store.write(store.add(id, "assistant", "", "growing"), "half an ans", "growing")
-    again = Store(tmp_path / "c.sqlite3", tmp_path / "images")
-    assert again.settle() == 1 and again.settle() == 0
+    again = History(tmp_path / "c.sqlite3", tmp_path / "images").of("")
+    assert again.file.settle() == 1 and again.file.settle() == 0
     assert again.path(id)[-1].status == "stopped" and again.path(id)[-1].text == "half an ans"
-    again.close()
+    again.file.close()
 
 
 def test_an_error_is_kept_with_its_answer(store: Store) -> None:
@@ -94,9 +94,9 @@ def test_images_stay_with_their_question_and_move_with_the_folder(store: Store, 
     question, answer = store.path(id)
     assert question.images == images and answer.images == ()
     assert question.message.parts == (*images, TextPart("what is this?"))
-    moved = Store(tmp_path / "c.sqlite3", tmp_path / "elsewhere")
+    moved = History(tmp_path / "c.sqlite3", tmp_path / "elsewhere").of("")
     assert [one.path.parent for one in moved.path(id)[0].images] == [tmp_path / "elsewhere"] * 2
-    moved.close()
+    moved.file.close()
 
 
 def test_conversations_from_before_there_were_images_are_read(tmp_path: Path) -> None:
@@ -106,8 +106,8 @@ def test_conversations_from_before_there_were_images_are_read(tmp_path: Path) ->
         db.execute("INSERT INTO conversations VALUES ('id', 't', 'm', '', '{\"temperature\": 0.3}', 1, 0, 0)")
         db.execute("INSERT INTO messages VALUES (1, 'id', NULL, 'user', 'hello', 'complete', NULL, NULL, 0)")
     db.close()
-    store = Store(tmp_path / "old.sqlite3", tmp_path / "images")
+    store = History(tmp_path / "old.sqlite3", tmp_path / "images").of("")
     assert said(store, "id") == [("user", "hello")] and store.path("id")[0].images == ()
     found = store.conversation("id")
     assert found and found.settings.detail == "auto"
-    store.close()
+    store.file.close()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from engines.base import GenerationSettings, ImagePart
-from interface.history import MIGRATIONS, Store, m001_initial, m002_images
-from interface.index import Index, excerpt, marked, words_of
+from interface.history import MIGRATIONS, History, Store, m001_initial, m002_images
+from interface.index import Index, excerpt, marked, purge, words_of
 from interface.uploads import image_path, thumbnail_path
 
 SETTINGS = GenerationSettings()
@@ -92,7 +92,7 @@ def test_a_growing_answer_is_found_once_it_has_ended(store: Store, index: Index)
     assert found(index, "finished") == [] and found(index, "another") == [id]
     store.add(id, "user", "x")
     store.write(store.add(id, "assistant", "", "growing"), "half of it", "growing")
-    store.settle()
+    store.file.settle()
     assert found(index, "half of") == [id]
     with store.transaction() as db:
         db.execute("INSERT INTO message_index(message_index) VALUES ('integrity-check')")
@@ -125,7 +125,7 @@ def test_what_is_deleted_is_nowhere_until_it_is_restored(store: Store, index: In
     index.restore(id)
     assert found(index, "keep") == [id] and len(store.path(id)) == 1
     index.delete(id)
-    index.purge()
+    purge(store.file)
     index.restore(id)
     assert index.recent(9) == []
     assert store.one("SELECT count(*) FROM messages") == (0,)
@@ -147,7 +147,7 @@ def test_images_go_with_the_last_conversation_that_names_them(store: Store, inde
     store.add(gone, "user", "x", images=[one, both])
     store.add(kept, "user", "y", images=[both])
     index.delete(gone)
-    index.purge()
+    purge(store.file)
     assert {path.name[0] for path in (tmp_path / "images").iterdir()} == {"b", "c"}
     assert not one.path.exists() and both.path.exists() and other.path.exists()
     assert [entry.id for entry in index.recent(9)] == [kept]
@@ -168,10 +168,10 @@ def test_a_file_of_an_earlier_version_is_indexed(tmp_path: Path) -> None:
             "UPDATE conversations SET head = (SELECT m.id FROM messages m WHERE m.conversation = conversations.id)"
         )
     db.close()
-    store = Store(tmp_path / "old.sqlite3", tmp_path / "images")
+    store = History(tmp_path / "old.sqlite3", tmp_path / "images").of("")
     assert store.one("PRAGMA user_version") == (len(MIGRATIONS),)
     assert {(one.id, one.kind) for one in Index(store).search("从前的", 9)} == {("a", "text"), ("b", "vision")}
-    store.close()
+    store.file.close()
 
 
 def test_five_thousand_messages_are_searched_in_no_time(store: Store, index: Index) -> None:

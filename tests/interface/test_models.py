@@ -15,7 +15,7 @@ from configs.load import load_catalogue, load_config
 from engines.base import GenerationSettings
 from engines.library import Library
 from interface.cards import CardEvents
-from interface.desk import Desk
+from interface.desk import Desk, LoginDesk
 from interface.models import BUSY_TICK, IDLE_TICK, ModelEvents
 
 SMALL, LARGE = load_catalogue().ids[:2]
@@ -23,10 +23,10 @@ REQUEST = gr.Request(headers={}, cookies={})
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
+def desk(tmp_path: Path) -> Iterator[LoginDesk]:
     config = load_config({"data": tmp_path}, {})
     config = replace(config, limits=replace(config.limits, max_waiting=1))
-    desk = Desk.open(Library(config, load_catalogue(), fake=True))
+    desk = Desk.open(Library(config, load_catalogue(), fake=True)).of(None)
     yield desk
     desk.close()
 
@@ -38,16 +38,16 @@ def until(condition: Callable[[], object], seconds: float = 15) -> None:
         time.sleep(0.01)
 
 
-def card(desk: Desk) -> str:
+def card(desk: LoginDesk) -> str:
     """The small model's card."""
     return html.unescape(CardEvents(desk).card(desk.library.spec(SMALL), "en"))
 
 
-def tick(desk: Desk) -> float:
+def tick(desk: LoginDesk) -> float:
     return float(ModelEvents(desk).refresh(REQUEST, SMALL)[-1].value)
 
 
-def answering(desk: Desk) -> str:
+def answering(desk: LoginDesk) -> str:
     """A conversation whose answer keeps the engine busy."""
     conversation = desk.store.create(LARGE, "", GenerationSettings(max_new_tokens=30_000))
     desk.answers.ask(conversation, "fake: words=100000 delay=0.01")
@@ -55,7 +55,7 @@ def answering(desk: Desk) -> str:
     return conversation
 
 
-def test_a_load_that_fails_says_why_until_one_succeeds(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_load_that_fails_says_why_until_one_succeeds(desk: LoginDesk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_LOAD", "fake: die=SIGKILL")
     CardEvents(desk).load(SMALL)
     until(lambda: not desk.loads.busy)
@@ -66,7 +66,7 @@ def test_a_load_that_fails_says_why_until_one_succeeds(desk: Desk, monkeypatch: 
     assert "loaded" in card(desk) and "The engine stopped" not in card(desk)
 
 
-def test_a_load_that_waits_is_loading_and_keeps_the_page_awake(desk: Desk) -> None:
+def test_a_load_that_waits_is_loading_and_keeps_the_page_awake(desk: LoginDesk) -> None:
     conversation = answering(desk)
     assert tick(desk) == IDLE_TICK
     CardEvents(desk).load(SMALL)
@@ -78,7 +78,7 @@ def test_a_load_that_waits_is_loading_and_keeps_the_page_awake(desk: Desk) -> No
     assert "state loaded" in card(desk) and tick(desk) == IDLE_TICK
 
 
-def test_a_load_that_the_queue_refuses_says_so(desk: Desk) -> None:
+def test_a_load_that_the_queue_refuses_says_so(desk: LoginDesk) -> None:
     answering(desk)
     desk.runner.unload(LARGE)
     CardEvents(desk).load(SMALL)

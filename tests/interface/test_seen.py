@@ -17,7 +17,7 @@ from interface import branches
 from interface.answers import was_cut
 from interface.branches import Versions
 from interface.bubbles import error_html, feet_html, meter_html, waited_for
-from interface.desk import Desk
+from interface.desk import Desk, LoginDesk
 from interface.history import StoredMessage
 from tests.interface.test_answers import MODEL, SETTINGS, answered, desk, id, until
 
@@ -26,7 +26,7 @@ __all__ = ["desk", "id"]
 CUT = replace(SETTINGS, max_new_tokens=4)
 
 
-def test_a_cut_answer_goes_on_in_its_row(desk: Desk, id: str) -> None:
+def test_a_cut_answer_goes_on_in_its_row(desk: LoginDesk, id: str) -> None:
     desk.answers.ask(id, "fake: words=6 prefill=0.1", held_with=(MODEL, "", CUT))
     answered(desk, id)
     first = desk.store.path(id)[-1]
@@ -43,7 +43,7 @@ def test_a_cut_answer_goes_on_in_its_row(desk: Desk, id: str) -> None:
         desk.answers.resume(id, last.id)
 
 
-def test_an_answer_goes_on_after_its_engine_died_and_keeps_its_text_if_that_fails_too(desk: Desk, id: str) -> None:
+def test_an_answer_goes_on_after_its_engine_died_and_keeps_its_text_if_that_fails_too(desk: LoginDesk, id: str) -> None:
     desk.answers.ask(id, "fake: words=9 after=4 die=SIGKILL")
     answered(desk, id)
     row = desk.store.path(id)[-1].id
@@ -61,7 +61,7 @@ def test_an_answer_goes_on_after_its_engine_died_and_keeps_its_text_if_that_fail
 def test_a_full_queue_leaves_the_text_of_an_answer_that_was_to_go_on(tmp_path: Path) -> None:
     config = load_config({"data": tmp_path}, {})
     config = replace(config, limits=replace(config.limits, max_waiting=0))
-    desk = Desk.open(Library(config, load_catalogue(), fake=True))
+    desk = Desk.open(Library(config, load_catalogue(), fake=True)).of(None)
     first, second = (desk.store.create(MODEL, "", CUT) for _ in range(2))
     desk.answers.ask(second, "fake: words=6")
     answered(desk, second)
@@ -73,7 +73,7 @@ def test_a_full_queue_leaves_the_text_of_an_answer_that_was_to_go_on(tmp_path: P
     desk.close()
 
 
-def test_who_has_not_seen_what_is_there_changes_nothing(desk: Desk, id: str) -> None:
+def test_who_has_not_seen_what_is_there_changes_nothing(desk: LoginDesk, id: str) -> None:
     nothing = desk.answers.mark(id)
     desk.answers.ask(id, "one", seen=nothing)
     growing = desk.answers.mark(id)
@@ -96,7 +96,7 @@ def test_who_has_not_seen_what_is_there_changes_nothing(desk: Desk, id: str) -> 
     assert [one.text for one in desk.store.path(id)] == ["one", "one ", "two", "two "]
 
 
-def test_an_answer_that_grew_on_elsewhere_was_not_seen(desk: Desk, id: str) -> None:
+def test_an_answer_that_grew_on_elsewhere_was_not_seen(desk: LoginDesk, id: str) -> None:
     desk.answers.ask(id, "fake: words=6", held_with=(MODEL, "", CUT))
     answered(desk, id)
     seen = desk.answers.mark(id)
@@ -106,7 +106,7 @@ def test_an_answer_that_grew_on_elsewhere_was_not_seen(desk: Desk, id: str) -> N
         desk.answers.ask(id, "two", seen=seen)
 
 
-def test_nothing_is_changed_under_a_growing_answer(desk: Desk, id: str) -> None:
+def test_nothing_is_changed_under_a_growing_answer(desk: LoginDesk, id: str) -> None:
     desk.answers.ask(id, "fake: words=100000 delay=0.01")
     question = desk.store.path(id)[0]
     for how in (branches.choose, branches.delete, branches.restore):
@@ -114,7 +114,7 @@ def test_nothing_is_changed_under_a_growing_answer(desk: Desk, id: str) -> None:
             desk.answers.change(how, id, question.id)
 
 
-def test_another_answer_to_a_question_whose_answer_was_deleted_is_its_sibling(desk: Desk, id: str) -> None:
+def test_another_answer_to_a_question_whose_answer_was_deleted_is_its_sibling(desk: LoginDesk, id: str) -> None:
     desk.answers.ask(id, "one")
     answered(desk, id)
     first = desk.store.path(id)[-1].id

@@ -15,7 +15,7 @@ import pytest
 from engines.base import GenerationSettings
 from engines.errors import DataInUse, HistoryUnavailable, StoreTooNew
 from interface.data_lock import DataLock
-from interface.history import MIGRATIONS, Store
+from interface.history import MIGRATIONS, History, Store
 
 SETTINGS = GenerationSettings()
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,11 +24,11 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A file with a conversation of 200 messages in it, closed in order."""
-    store = Store(tmp_path / "c.sqlite3", tmp_path / "images")
+    store = History(tmp_path / "c.sqlite3", tmp_path / "images").of("")
     id = store.create("m", "", SETTINGS)
     for n in range(200):
         store.add(id, "user", f"{n} " + "text " * 100)
-    store.close()
+    store.file.close()
     return tmp_path / "c.sqlite3"
 
 
@@ -56,46 +56,46 @@ def torn_pages(data: bytearray) -> bytes:
 )
 def test_a_damaged_file_is_set_aside_as_it_is(path: Path, change: Callable[[bytearray], bytes]) -> None:
     damaged = rewritten(path, change)
-    store = Store(path, path.parent / "images")
-    notice = store.set_aside
+    store = History(path, path.parent / "images").of("")
+    notice = store.file.set_aside
     assert notice is not None and notice.facts["folder"] == str(path.parent)
     assert (path.parent / notice.facts["file"]).read_bytes() == damaged
     id = store.create("m", "", SETTINGS)
     store.add(id, "user", "a new beginning")
-    store.close()
-    again = Store(path, path.parent / "images")
-    assert again.set_aside is None and [one.text for one in again.path(id)] == ["a new beginning"]
-    again.close()
+    store.file.close()
+    again = History(path, path.parent / "images").of("")
+    assert again.file.set_aside is None and [one.text for one in again.path(id)] == ["a new beginning"]
+    again.file.close()
 
 
 def test_two_damaged_files_of_one_second_are_both_kept(path: Path) -> None:
     for _ in range(2):
         path.write_bytes(b"nothing")
-        Store(path, path.parent).close()
+        History(path, path.parent).close()
     assert len(list(path.parent.glob("c.damaged-*.sqlite3"))) == 2
 
 
 def test_its_log_is_set_aside_with_it(path: Path) -> None:
-    store = Store(path, path.parent)
+    store = History(path, path.parent).of("")
     store.create("m", "", SETTINGS)
     for end in ("", "-wal", "-shm"):
         shutil.copy(f"{path}{end}", path.with_name(f"d.sqlite3{end}"))
-    store.close()
+    store.file.close()
     killed = path.with_name("d.sqlite3")
     rewritten(killed, garbage_header)
     wal = killed.with_name("d.sqlite3-wal").read_bytes()
-    store = Store(killed, path.parent)
-    assert store.set_aside is not None and wal
-    assert killed.with_name(store.set_aside.facts["file"] + "-wal").read_bytes() == wal
-    store.close()
+    store = History(killed, path.parent).of("")
+    assert store.file.set_aside is not None and wal
+    assert killed.with_name(store.file.set_aside.facts["file"] + "-wal").read_bytes() == wal
+    store.file.close()
 
 
 def test_a_database_of_something_else_is_set_aside(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "c.sqlite3")) as db:
         db.execute("CREATE TABLE bookmarks (x)")
-    store = Store(tmp_path / "c.sqlite3", tmp_path)
-    assert store.set_aside is not None and store.all("SELECT * FROM conversations") == []
-    store.close()
+    store = History(tmp_path / "c.sqlite3", tmp_path).of("")
+    assert store.file.set_aside is not None and store.all("SELECT * FROM conversations") == []
+    store.file.close()
 
 
 def test_a_file_of_a_newer_version_is_left_as_it_is(path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_file_of_a_newer_version_is_left_as_it_is(path: Path) -> None:
         db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     before = path.read_bytes()
     with pytest.raises(StoreTooNew) as refused:
-        Store(path, path.parent)
+        History(path, path.parent).of("")
     assert refused.value.facts["version"] == refused.value.facts["known"] + 1
     assert path.read_bytes() == before and not list(path.parent.glob("c.damaged*"))
 
@@ -111,16 +111,16 @@ def test_a_file_of_a_newer_version_is_left_as_it_is(path: Path) -> None:
 def test_a_file_that_a_killed_app_left_is_not_damaged(path: Path) -> None:
     code = f"""
 import os, pathlib
-from interface.history import Store, GenerationSettings
-store = Store(pathlib.Path({str(path)!r}), pathlib.Path({str(path.parent)!r}))
+from interface.history import GenerationSettings, History
+store = History(pathlib.Path({str(path)!r}), pathlib.Path({str(path.parent)!r})).of("")
 store.add(store.create("m", "", GenerationSettings()), "user", "the last words")
 os._exit(9)"""
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
     assert path.with_name(path.name + "-wal").stat().st_size > 0
-    store = Store(path, path.parent)
-    assert store.set_aside is None
+    store = History(path, path.parent).of("")
+    assert store.file.set_aside is None
     assert store.one("SELECT count(*) FROM messages WHERE text = 'the last words'") == (1,)
-    store.close()
+    store.file.close()
 
 
 # -- a file that cannot be written --------------------------------------------------------------------------------
@@ -128,14 +128,15 @@ os._exit(9)"""
 
 @pytest.fixture
 def store(path: Path) -> Iterator[Store]:
-    store = Store(path, path.parent)
+    store = History(path, path.parent).of("")
     yield store
-    store.close()
+    store.file.close()
 
 
 def full(store: Store, pages: int = 0) -> None:
     """The disk has room for what is there, or for so many pages."""
-    store._file.execute(f"PRAGMA max_page_count = {pages or store._file.execute('PRAGMA page_count').fetchone()[0]}")
+    (now,) = store.file._file.execute("PRAGMA page_count").fetchone()
+    store.file._file.execute(f"PRAGMA max_page_count = {pages or now}")
 
 
 def test_a_full_disk_is_gone_on_without(store: Store, path: Path) -> None:
@@ -208,9 +209,9 @@ def test_a_limit_of_the_system_on_a_files_size(path: Path) -> None:
     pytest.importorskip("resource")
     code = f"""
 import pathlib, resource
-from interface.history import Store, GenerationSettings
+from interface.history import GenerationSettings, History
 path = pathlib.Path({str(path)!r})
-store = Store(path, path.parent)
+store = History(path, path.parent).of("")
 id = store.create("m", "", GenerationSettings())
 store.add(id, "user", "saved")
 resource.setrlimit(resource.RLIMIT_FSIZE, (path.with_name(path.name + "-wal").stat().st_size, resource.RLIM_INFINITY))
@@ -220,8 +221,8 @@ assert store.unsaved and len(store.path(id)) == 21, store.unsaved
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 store.add(id, "user", "there is room")
 assert store.unsaved is None and len(store.path(id)) == 22
-store.close()
-store = Store(path, path.parent)
+store.file.close()
+store = History(path, path.parent).of("")
 assert [len(one.text) for one in store.path(id)] == [5] + [5000] * 10 + [10000] * 10 + [13]
 assert store.one("PRAGMA integrity_check") == ("ok",)
 """

@@ -20,7 +20,7 @@ from configs.schema import ModelSpec, UploadsConfig
 from engines.base import GenerationSettings, ImagePart, Usage
 from engines.errors import ImportRejected
 from interface import archive, transcript
-from interface.history import Store
+from interface.history import History, Store
 from interface.messages import explain
 from interface.transfer import export_json, export_markdown, import_file
 from interface.uploads import Uploads
@@ -79,11 +79,11 @@ def places(tmp_path: Path) -> Iterator[tuple[Place, Place]]:
         inbox = tmp_path / name / "uploads"
         inbox.mkdir(parents=True)
         images = tmp_path / name / "images"
-        store = Store(tmp_path / name / "c.sqlite3", images)
+        store = History(tmp_path / name / "c.sqlite3", images).of("")
         made.append(Place(store, Uploads(UploadsConfig(), inbox, images), inbox))
     yield made[0], made[1]
     for one in made:
-        one.store.close()
+        one.store.file.close()
 
 
 @pytest.fixture
