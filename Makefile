@@ -16,7 +16,7 @@ run: .venv/.installed-run
 	@exec $(PY) launch.py $(ARGS)
 
 test: .venv/.installed-dev
-	@sh tools/chromium.sh
+	@sh tools/debian.sh
 	@exec $(PY) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 check: .venv/.installed-dev
@@ -28,7 +28,7 @@ bench: .venv/.installed-dev
 	$(PY) -m benchmarks.embedded $(ARGS)
 
 screenshots: .venv/.installed-dev
-	@sh tools/chromium.sh
+	@sh tools/debian.sh
 	$(PY) -m tools.screenshots
 
 clean:

@@ -25,7 +25,7 @@ from configs.load import PREFIX, SECRET, load_catalogue, load_config
 from configs.schema import AppConfig
 from engines.errors import AppError, ModelUnknown
 from engines.library import Library
-from interface import terminal
+from interface import reach, terminal
 from interface.i18n import Lang, lang_of, t
 from interface.messages import explain
 
@@ -42,6 +42,7 @@ class Arguments:
     model_argument: str | None = None
     host: str | None = None
     port: int | None = None
+    root_path: str | None = None
     browser: bool | None = None
     data: Path | None = None
     allow_hosts: list[str] | None = None
@@ -64,7 +65,7 @@ class Arguments:
     @property
     def overrides(self) -> dict[str, object]:
         """What goes before configuration, by its keys."""
-        keys = ("host", "port", "browser", "data", "offline", "lang", "model", "backend", "force")
+        keys = ("host", "port", "root_path", "browser", "data", "offline", "lang", "model", "backend", "force")
         keys += ("allow_hosts", "share", "auth", "auth_file")
         return {key: getattr(self, key) for key in keys}
 
@@ -153,6 +154,7 @@ def _parser(command: str) -> _Parser:
         add("--auth-file", metavar="FILE", help="logins, one NAME:PASSWORD a line")
         add("--no-auth", action="store_true", default=None, help="ask nobody for a login, wherever the app listens")
         add("--port", type=int, help="port to listen on; 0 takes any free one")
+        add("--root-path", metavar="PATH", help="the path under which a proxy serves the page, e.g. /desk")
         add("--no-browser", dest="browser", action="store_false", default=None, help="do not open a browser")
     if command == "plan":
         add("target", metavar="MODEL", help="a model of the catalogue")
@@ -215,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return doctor.run(arguments.overrides, arguments.port is not None, arguments.json, lang)
         config = load_config(arguments.overrides, os.environ)
         lang = lang if config.interface.lang == "auto" else lang_of(config.interface.lang)
-        _prepare(config)
+        _prepare(config, lang)
         library = Library(config, load_catalogue(), fake=arguments.fake)
         library.spec(config.models.model)
         return _run(arguments, library, lang)
@@ -252,7 +254,7 @@ def serve(library: Library, lang: Lang, exact_port: bool, no_auth: bool = False)
         # A second signal does not wait.
         signal.signal(number, lambda *_: os._exit(1) if stop.is_set() else stop.set())
     # The other commands need no page, and start in a tenth of the time without Gradio.
-    from interface import app
+    from interface import app, share
     from interface.data_lock import DataLock
     from interface.desk import Desk
     from interface.entrance import Entrance
@@ -275,19 +277,25 @@ def serve(library: Library, lang: Lang, exact_port: bool, no_auth: bool = False)
     print(t("app.serving", lang, url=address))
     for line in entrance.lines(config, lang):
         print(line)
+    hint = reach.ssh_hint(config.server.host, port, lang, os.environ)
+    if reach.is_far(os.environ):
+        print(hint)
     print(t("app.stop_hint", lang, data=config.data), flush=True)
-    if config.server.browser and _has_display():
+    if config.server.browser and reach.has_display():
         webbrowser.open(address)
     desk.start()
+    link = share.link(config, port, hint, lang) if config.server.share else None
     stop.wait()
     print(t("app.stopping", lang), flush=True)
+    if link is not None:
+        link.close()
     desk.close()
     demo.close(verbose=False)
     lock.release()
     return 0
 
 
-def _prepare(config: AppConfig) -> None:
+def _prepare(config: AppConfig, lang: Lang) -> None:
     """The process's environment and its log, before any library reads them."""
     logs = config.data / "logs"
     try:
@@ -304,16 +312,8 @@ def _prepare(config: AppConfig) -> None:
     # The server would believe X-Forwarded-For from this computer, where tunnels come out. Who has a proxy that sets it
     # right may say so in the server's own variable.
     os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
-    # Behind a proxy, Gradio would ask the proxy for its own loopback address.
-    for name in ("no_proxy", "NO_PROXY"):
-        listed = [part for part in os.environ.get(name, "").split(",") if part]
-        os.environ[name] = ",".join(dict.fromkeys([*listed, "localhost", "127.0.0.1", "::1"]))
-
-
-def _has_display() -> bool:
-    if sys.platform in ("win32", "darwin"):
-        return True
-    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    for name, scheme in reach.settle_proxies(os.environ, config.server.host).items():
+        print(t("app.proxy_left_out", lang, name=name, scheme=scheme), file=sys.stderr)
 
 
 if __name__ == "__main__":

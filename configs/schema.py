@@ -37,6 +37,7 @@ class ServerConfig(Strict):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Ge(0), Le(65535)] = 7860
+    root_path: Annotated[str, StringConstraints(pattern=r"^(/[^/?#\s]+)*/?$")] = ""
     browser: bool = True
     allow_hosts: tuple[str, ...] = ()
     share: bool = False

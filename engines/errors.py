@@ -32,6 +32,8 @@ AppError
     DiskFull                needed, free, folder
     Busy                    waiting, limit
     BusyWithYours           waiting, limit: as many as one person or program may have in the queue
+    ShareFailed             reason (offline | helper_missing | helper_changed | helper_refused | refused | slow |
+                            ended | unknown), and the reason's facts; the app goes on
   StorageError            what people said cannot be kept
     HistoryUnavailable      detail
     NotSaved                kind (full | io | readonly | busy | changed); nothing is refused for it
@@ -176,6 +178,10 @@ class Busy(CapacityError):
 
 class BusyWithYours(CapacityError):
     code = "busy_yours"
+
+
+class ShareFailed(CapacityError):
+    code = "share_failed"
 
 
 class StorageError(AppError):

@@ -10,7 +10,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from configs.errors import ConfigError
-from interface import chat, guards, models, opening, preferences, separation, sidebar, vision
+from interface import chat, guards, models, opening, preferences, proxied, separation, sidebar, vision
 from interface.api.keys import Keys
 from interface.api.routes import Api
 from interface.archive import MAX_FILE
@@ -19,10 +19,12 @@ from interface.door import Door, Reception
 from interface.entrance import Entrance
 from interface.guards import BodyLimit
 from interface.i18n import t
+from interface.reach import address, bracketed
 from interface.theme import CSS, head, theme, translations
 from interface.vision_events import SAMPLES_FOLDER
 
 PORTS_TRIED = 40
+LOCAL = "127.0.0.1"
 MAX_REQUEST = 16 * 2**20
 """Bytes of one that brings no file: of what the page sends with a click, most is the text of a conversation."""
 CACHE_SECONDS = 24 * 3600
@@ -79,11 +81,12 @@ def serve(desk: Desk, demo: gr.Blocks, port: int, entrance: Entrance) -> str:
     largest_file = max(4 * desk.config.uploads.max_bytes, 2 * MAX_FILE)
     demo.queue(default_concurrency_limit=None)
     demo.launch(
-        server_name=server.host,
+        server_name=bracketed(server.host),
         server_port=port,
+        root_path=server.root_path.rstrip("/") or None,  # GRADIO_ROOT_PATH, then
         prevent_thread_lock=True,
         quiet=True,
-        share=False,
+        share=False,  # see share.py
         max_threads=100,  # each page that follows an answer holds one
         max_file_size=largest_file,
         allowed_paths=[str(desk.uploads.folder), str(SAMPLES_FOLDER)],
@@ -99,6 +102,7 @@ def serve(desk: Desk, demo: gr.Blocks, port: int, entrance: Entrance) -> str:
         i18n=translations(),
         app_kwargs={
             "middleware": [
+                proxied.middleware(),
                 *guards.middleware(server.host, server.allow_hosts, server.share),
                 # The API counts by itself: its refusals are objects.
                 Middleware(
@@ -112,8 +116,7 @@ def serve(desk: Desk, demo: gr.Blocks, port: int, entrance: Entrance) -> str:
         },
     )
     reception.started = True
-    host = "127.0.0.1" if server.host in ("0.0.0.0", "::") else server.host  # noqa: S104  a comparison
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    return address(server.host, port)
 
 
 def free_port(host: str, wanted: int, exact: bool) -> int | None:
@@ -123,12 +126,18 @@ def free_port(host: str, wanted: int, exact: bool) -> int | None:
     """
     for port in [wanted] if exact else range(wanted, min(wanted + PORTS_TRIED, 65536)):
         try:
-            with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-                # As the server itself will: a port in TIME_WAIT is free.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((host, port))
-                return int(probe.getsockname()[1])
+            found = _bound(host, port)
+            # Gradio tries the port there, too, wherever it is to listen.
+            return found if host == LOCAL else _bound(LOCAL, found)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise ConfigError("host_unusable", host=host, port=port, detail=error.strerror or str(error)) from None
     return None
+
+
+def _bound(host: str, port: int) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        # As the server itself will: a port in TIME_WAIT is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+        return int(probe.getsockname()[1])

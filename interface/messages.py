@@ -180,6 +180,7 @@ _WORDED: dict[str, Callable[[Mapping[str, Any], Lang], dict[str, str]]] = {
     "model_refused": lambda facts, lang: {"why": explain({"code": facts["cause"], "facts": facts["facts"]}, lang).body},
     "model_missing": lambda facts, lang: {"tried": "".join(f" {_tried(one, lang)}" for one in facts.get("tried", ()))},
     "not_enough_memory": _plan,
+    "share_failed": lambda facts, lang: {"reason": t(f"share.{facts['reason']}", lang, **facts)},
 }
 """What an error's code needs besides its facts."""
 

@@ -12,15 +12,16 @@
   const browsers = navigator.language;
   let lang = nearest(fixed === "auto" ? storage.get(cookie) || browsers : fixed);
   const tag = () => lang === "zh" ? "zh-CN" : "en";
+  const home = new URL(".", document.baseURI).pathname; // a proxy may serve other things beside
   const tell = () => {
     root.lang = tag();
-    document.cookie = `${cookie}=${tag()}; path=/; SameSite=Lax`;
+    document.cookie = `${cookie}=${tag()}; path=${home}; SameSite=Lax`;
   };
   Object.defineProperty(navigator, "language", { get: tag, configurable: true });
   Object.defineProperty(navigator, "languages", { get: () => [tag()], configurable: true });
   tell();
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "";
-  document.cookie = `${zoneCookie}=${encodeURIComponent(zone)}; path=/; SameSite=Lax`;
+  document.cookie = `${zoneCookie}=${encodeURIComponent(zone)}; path=${home}; SameSite=Lax`;
 
   // A tab that was not opened yet does not word its label anew by itself.
   const nameTabs = () => {

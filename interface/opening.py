@@ -6,6 +6,7 @@ page is completed on its way out. Its manifest and icon are ours too: Gradio's n
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ THEME_KEY = "shusheng_theme"
 MANIFEST = "application/manifest+json"
 
 VIEWPORT = "width=device-width, initial-scale=1, shrink-to-fit=no"
+BASE = '<base href="./" />'
 FITTING = "width=device-width, initial-scale=1, viewport-fit=cover, interactive-widget=resizes-content"
 STYLE = (
     "html{color-scheme:light}html.night{color-scheme:dark}"
@@ -51,14 +53,15 @@ class Opening:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         opening = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/"
-        await self.app(scope, receive, _Completed(send, self.addition) if opening else send)
+        prefix = scope.get("root_path", "")
+        await self.app(scope, receive, _Completed(send, self.addition, prefix) if opening else send)
 
 
 class _Completed:
     """A `send` that holds the page back until it is whole."""
 
-    def __init__(self, send: Send, addition: str) -> None:
-        self.send, self.addition = send, addition
+    def __init__(self, send: Send, addition: str, prefix: str) -> None:
+        self.send, self.addition, self.prefix = send, addition, prefix
         self.start: Message = {}
         self.body = b""
 
@@ -71,16 +74,19 @@ class _Completed:
             return
         headers = MutableHeaders(raw=self.start["headers"])
         if headers.get("content-type", "").startswith("text/html"):
-            self.body = complete(self.body.decode(), self.addition).encode()
+            self.body = complete(self.body.decode(), self.addition, self.prefix).encode()
             headers["content-length"] = str(len(self.body))
         self.start["headers"] = headers.raw
         await self.send(self.start)
         await self.send({"type": "http.response.body", "body": self.body})
 
 
-def complete(page: str, addition: str) -> str:
+def complete(page: str, addition: str, prefix: str = "") -> str:
     """Gradio's page with our beginning."""
     page = page.replace(VIEWPORT, FITTING, 1)
+    if prefix.startswith("/"):
+        # Through a proxy that serves it without the slash at the end, what is relative would go past the prefix.
+        page = page.replace(BASE, f'<base href="{html.escape(prefix)}/" />', 1)
     # With the cookie that says the language.
     page = page.replace('href="/manifest.json"', 'href="manifest.json" crossorigin="use-credentials"', 1)
     return page.replace("</head>", addition + "</head>", 1)

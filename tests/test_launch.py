@@ -33,13 +33,14 @@ def test_every_flag_of_serve() -> None:
     flags += (
         " --backend pytorch --force --share --auth ann:pw:1 --auth ben:pw2 --auth-file l.txt --allow-host d.example"
     )
+    flags += " --root-path /desk"
     got = parse_args(flags.split())
     assert (got.host, got.port, got.browser, got.offline, got.lang) == ("::1", 0, False, True, "zh")
     assert (got.model, got.fake, got.data) == ("internlm2-chat-1_8b", True, Path("/tmp/x"))
     assert got.overrides == {
         "host": "::1", "port": 0, "browser": False, "data": Path("/tmp/x"), "offline": True, "lang": "zh",
         "model": "internlm2-chat-1_8b", "backend": "pytorch", "force": True, "share": True,
-        "auth": ["ann:pw:1", "ben:pw2"], "auth_file": "l.txt", "allow_hosts": ["d.example"],
+        "auth": ["ann:pw:1", "ben:pw2"], "auth_file": "l.txt", "allow_hosts": ["d.example"], "root_path": "/desk",
     }  # fmt: skip
 
 

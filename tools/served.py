@@ -17,15 +17,26 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Served:
-    """A running app. Its log is a file, so that a full pipe cannot block it."""
+    """A running app, at any free port unless it is to choose its `own_port`.
 
-    def __init__(self, data: Path, *flags: str, environ: dict[str, str] | None = None) -> None:
+    Its log is a file, so that a full pipe cannot block it.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        *flags: str,
+        environ: dict[str, str] | None = None,
+        own_port: bool = False,
+        program: str = "launch.py",
+    ) -> None:
+        port = [] if own_port else ["--port", "0"]
         self.data = data
         data.mkdir(parents=True, exist_ok=True)
         self._out = data / "out.txt"
         with self._out.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "launch.py", "--port", "0", "--no-browser", "--data", str(data), *flags],
+                [sys.executable, program, *port, "--no-browser", "--data", str(data), *flags],
                 cwd=ROOT,
                 env=os.environ | {"LANG": "C.UTF-8"} | (environ or {}),
                 stdout=out,

@@ -41,6 +41,12 @@ def test_gradios_page_is_completed_and_nothing_else_is(client: TestClient) -> No
     assert client.get("/other").text == "</head>"
 
 
+def test_behind_a_prefix_addresses_begin_there() -> None:
+    page = PAGE.read_text(encoding="utf-8").replace("{{ base_url | default('./') }}", "./")
+    assert '<base href="/desk/" />' in opening.complete(page, "", "/desk")
+    assert opening.BASE in opening.complete(page, "", "https://elsewhere.example/desk")
+
+
 def test_gradio_still_has_the_module_that_changes_the_language() -> None:
     module = PAGE.parent / opening.locale_module()
     assert "changeLocale" in module.read_text(encoding="utf-8")

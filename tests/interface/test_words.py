@@ -122,6 +122,7 @@ FACTS: dict[str, dict[str, object]] = {
     "busy": {"waiting": 16, "limit": 16},
     "busy_yours": {"waiting": 8, "limit": 8},
     "server": {"server": "gpu1:23333", "reason": "unconnected", "why": "refused"},
+    "share_failed": {"reason": "helper_missing", "path": "/frpc", "url": "https://x/frpc", "detail": "timed out"},
     "history_unavailable": {"detail": "disk I/O error"},
     "not_saved": {"kind": "full"},
     "store_damaged": {"file": "conversations.damaged-2026-11-23-071500.sqlite3", "folder": "/data"},
