@@ -20,15 +20,19 @@ const mark = () => {
     else link.removeAttribute("aria-current");
   }
 };
+let lost = "";
 const draw = () => {
   if (renaming) return; // drawn when that is done
-  const focused = element.contains(document.activeElement) && document.activeElement.dataset.key;
+  const active = document.activeElement;
+  const focused = element.contains(active) ? active.dataset.key : active === document.body && lost;
   const unfolded = element.querySelector("li.unfolded")?.dataset.id;
   element.innerHTML = props.value || "";
   mark();
   if (unfolded) entry(unfolded)?.classList.add("unfolded");
   // What had the focus has it again; where it is gone, the way back has it.
-  if (focused) (element.querySelector(`[data-key="${CSS.escape(focused)}"]`) || element.querySelector(".gone button"))?.focus();
+  const next = focused && (element.querySelector(`[data-key="${CSS.escape(focused)}"]`) || element.querySelector(".gone button"));
+  if (next) next.focus();
+  lost = focused && !next ? focused : ""; // what was drawn late, from before, does not have it: the next will
   toggle.setAttribute("aria-label", element.firstElementChild?.dataset.toggle || "");
   if (reopened && entry(reopened.id)) {
     open(reopened.kind, reopened.id);
