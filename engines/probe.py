@@ -258,7 +258,7 @@ def _program_name(pid: int) -> str:
 
 
 def _cpu_name() -> str:
-    return f"CPU, {os.cpu_count()} cores"
+    return f"CPU × {os.cpu_count()}"  # read in any language
 
 
 def _read_text(path: Path) -> str:

@@ -70,6 +70,12 @@
       place();
     };
     const place = () => {
+      const scroller = document.querySelector(`#${prefix}chat .bubble-wrap`);
+      if (scroller && !Object.hasOwn(scroller, "scrollTo")) {
+        scroller.scrollTo = (...to) => { // what there is to try is read from its title on; the Chatbot goes to its end
+          if (!scroller.querySelector(".placeholder-content")) Element.prototype.scrollTo.apply(scroller, to);
+        };
+      }
       const rows = document.querySelectorAll(`#${prefix}chat .message-wrap > .message-row`);
       const wrap = rows[0]?.parentElement;
       if (wrap && above.nextElementSibling !== wrap) wrap.before(above);

@@ -20,7 +20,7 @@ import pytest
 
 from configs.errors import ConfigError
 from interface.app import free_port
-from launch import Arguments, parse_args, parse_size
+from interface.arguments import Arguments, parse_args, parse_size
 from tools.served import ROOT, Served
 
 

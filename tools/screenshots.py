@@ -51,7 +51,10 @@ def main() -> None:
     target.mkdir(parents=True, exist_ok=True)
     subprocess.run([sys.executable, "launch.py", "models", "get"], cwd=ROOT, check=True)
     with tempfile.TemporaryDirectory() as data, sync_playwright() as playwright:
-        app = Served(Path(data) / "real", environ={"SHUSHENG_FOLDERS": str(ROOT / "data" / "models")})
+        real = Path(data) / "real"
+        real.mkdir()
+        (real / "models").symlink_to(ROOT / "data" / "models")  # in the app's own place, of which no picture tells more
+        app = Served(real)
         scripted = Served(Path(data) / "fake", "--fake")
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         for size, scheme, locale in product(SIZES, ("light", "dark"), WORDS):
@@ -77,6 +80,7 @@ def take(browser: Browser, app: Served, scripted: Served, target: Path, size: st
     page.goto(app.url)
     expect(page.locator("#model-state .state.loaded")).to_be_visible(timeout=90_000)
     expect(page.locator("#offer")).to_contain_text("GiB")
+    expect(page.locator("#chat .example")).to_have_count(3)
     page.screenshot(path=target / f"empty-{look}.png")
     ask(page, words["message"], QUESTION)
     expect(page.locator("#chat .usage").last).to_contain_text("token", timeout=120_000)
@@ -86,6 +90,7 @@ def take(browser: Browser, app: Served, scripted: Served, target: Path, size: st
     page.keyboard.press("Escape")
     page.get_by_role("tab", name=words["models"]).click()
     expect(page.locator("#card-internlm2-chat-1_8b")).to_contain_text("GiB")
+    expect(page.locator("#memory-now .bar").first).to_be_visible()
     page.screenshot(path=target / f"models-{look}.png")
     page.goto(scripted.url)
     ask(page, words["message"], words["refused"])
