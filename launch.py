@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "doctor":  # it has to run where the rest of this does not
             from interface import doctor
 
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             return doctor.run(arguments.overrides, arguments.port is not None, arguments.json, lang)
         config = load_config(arguments.overrides, os.environ)
         lang = lang if config.interface.lang == "auto" else lang_of(config.interface.lang)

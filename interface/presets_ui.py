@@ -44,7 +44,8 @@ def wire(bar: PresetBar, desk: Desk, kind: ModelKind, settings: list[Any]) -> No
     handlers = PresetEvents(desk, kind)
     gr.on(None, handlers.names, None, bar.name, **QUIET)  # when a page is opened
     bar.name.focus(handlers.choices, None, bar.name, **QUIET)  # another page may have saved one
-    bar.name.input(handlers.chosen, [bar.name], [bar.said, *settings], **QUIET)
+    # Not its input, which comes when a name was typed, too: then the settings are to be kept under it.
+    bar.name.select(handlers.chosen, None, [bar.said, *settings], **QUIET)
     bar.save.click(handlers.save, [bar.name, *settings], [bar.name, bar.said], **QUIET)
     bar.delete.click(handlers.delete, [bar.name], [bar.name, bar.said], **QUIET)
 
@@ -69,10 +70,10 @@ class PresetEvents:
         except AppError:
             return gr.skip()
 
-    def chosen(self, request: gr.Request, name: str | None) -> tuple[Any, ...]:
-        """-> what is said, system, *sliders. A name that is not kept yet changes nothing."""
+    def chosen(self, request: gr.Request, choice: gr.SelectData) -> tuple[Any, ...]:
+        """-> what is said, system, *sliders. One that is not kept any more changes nothing."""
         try:
-            preset, said = self._presets(request).get(name or ""), ""
+            preset, said = self._presets(request).get(str(choice.value)), ""
         except AppError as error:
             preset, said = None, self._said(request, error)
         if preset is None:

@@ -86,7 +86,8 @@ def test_questions_side_by_side_images_cancel_and_a_key(
     picture = desk.config.data / "uploads" / "x.png"
     picture.parent.mkdir(exist_ok=True)
     Image.new("RGB", (30, 20), "teal").save(picture)
-    store, answers = desk.store, desk.answers
+    own = desk.of(None)
+    store, answers = own.store, own.answers
     conversation = store.create(FAR, "", LONG, "vision")
     answers.ask(conversation, "what is it?", (desk.uploads.accept(picture),))
     until(lambda: answers.of(conversation) is None)

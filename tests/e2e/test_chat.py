@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import expect
 
 from engines.base import GenerationSettings
-from interface.history import Store
+from interface.history import History
 from tests.e2e.conftest import OpenPage
 from tests.e2e.person import answers, ask, questions, say, settled, stop_button
 from tools.served import Served
@@ -238,13 +238,14 @@ def test_what_is_said_is_in_the_store_when_the_app_is_ended_in_mid_answer(tmp_pa
 def test_a_long_conversation_is_drawn_from_its_newest_turns_and_earlier_ones_on_request(
     fake: Served, open_page: OpenPage
 ) -> None:
-    store = Store(fake.data / "conversations.sqlite3", fake.data / "images")
+    file = History(fake.data / "conversations.sqlite3", fake.data / "images")
+    store = file.of("")
     conversation = store.create("smollm2-135m-instruct", "", GenerationSettings())
     with store.transaction():
         for n in range(40):
             store.add(conversation, "user", f"question {n}.")
             store.add(conversation, "assistant", f"answer {n}. " * 40)
-    store.close()
+    file.close()
     page = open_page(f"{fake.url}?c={conversation}")
     expect(answers(page).last).to_contain_text("answer 39.")
     expect(questions(page).filter(has_text="question 9.")).to_have_count(0)

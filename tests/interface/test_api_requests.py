@@ -77,7 +77,7 @@ def asking(*parts: Any) -> list[dict[str, Any]]:
         ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
         ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
         ({"reasoning_effort": "low"}, "reasoning_effort", "unsupported_parameter"),
-        ({"top_k": 5}, "top_k", "unknown_parameter"),
+        ({"min_p": 0.1}, "min_p", "unknown_parameter"),
         ({"temprature": 1}, "temprature", "unknown_parameter"),
     ],
 )  # fmt: skip
