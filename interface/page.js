@@ -59,7 +59,7 @@
   // The line under each message comes from the server as HTML, and is put beside Gradio's own buttons here: so it is
   // no part of the text that is copied or edited. Its buttons, and a page that comes back into sight, call the server.
   const feet = (element, props, trigger, watch, prefix, settled) => {
-    let lines = new Map(), rowsBefore = 0;
+    let lines = new Map(), rowsBefore = 0, readingUntil = 0;
     const above = document.createElement("div");
     above.className = "earlier";
     const take = () => {
@@ -72,8 +72,11 @@
     const place = () => {
       const scroller = document.querySelector(`#${prefix}chat .bubble-wrap`);
       if (scroller && !Object.hasOwn(scroller, "scrollTo")) {
-        scroller.scrollTo = (...to) => { // what there is to try is read from its title on; the Chatbot goes to its end
-          if (!scroller.querySelector(".placeholder-content")) Element.prototype.scrollTo.apply(scroller, to);
+        // The Chatbot goes to the end a moment after it has drawn: not from the title of what there is to try, and not
+        // from who has asked for earlier messages meanwhile.
+        scroller.scrollTo = (...to) => {
+          if (scroller.querySelector(".placeholder-content") || performance.now() < readingUntil) return;
+          Element.prototype.scrollTo.apply(scroller, to);
         };
       }
       const rows = document.querySelectorAll(`#${prefix}chat .message-wrap > .message-row`);
@@ -104,7 +107,10 @@
     take();
     document.addEventListener("click", (event) => {
       const button = event.target.closest?.(`#${prefix}chat :is(.foot, .earlier) [data-do], #${prefix}notice [data-do]`);
-      if (button?.dataset.do === "earlier") rowsBefore = document.querySelectorAll(`#${prefix}chat .message-row`).length;
+      if (button?.dataset.do === "earlier") {
+        readingUntil = performance.now() + 1000;
+        rowsBefore = document.querySelectorAll(`#${prefix}chat .message-row`).length;
+      }
       if (button) trigger("click", { do: button.dataset.do, row: button.dataset.row });
     });
     let settling = 0;
