@@ -281,11 +281,15 @@ class Runner:
             self._at_once, resident.used = 1, time.monotonic()
 
     def _drop(self, model: str, kill: bool = False) -> None:
-        with self._wake:
-            resident = self._residents.pop(model, None)
-        if resident is not None:
-            log.info("%s unloaded", model)
+        resident = self._residents.get(model)
+        if resident is None:
+            return
+        try:
             resident.worker.kill() if kill else resident.worker.close()
+        finally:
+            with self._wake:  # only now: until it has ended, it holds its memory
+                del self._residents[model]
+        log.info("%s unloaded", model)
 
     def _unload_idle(self) -> None:
         limit = time.monotonic() - self._limits.idle_unload

@@ -54,7 +54,7 @@ def test_import_of_an_export_equals_the_original(
     page = open_page(fake.url)
     ask(page, "你好，<b>世界</b>\n\n- one\n- two")
     page.get_by_label("Retry").last.click()
-    expect(page.locator("#chat .usage").last).to_contain_text("tokens")
+    expect(page.locator("#chat .versions").last).to_contain_text("2 / 2")
     ask(page, "fake: words=9 after=3 die=SIGABRT")
     expect(answers(page).last).to_contain_text("The engine stopped")
     shown = page.locator("#chat .message").all_inner_texts()

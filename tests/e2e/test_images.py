@@ -112,7 +112,7 @@ def test_regenerate_edit_undo_and_a_new_chat(images_page: Any) -> None:
     settled(page)
 
     page.get_by_label("Retry").last.click()
-    expect(page.locator("#image-chat .usage").last).to_contain_text("tokens")
+    expect(page.locator("#image-chat .versions").last).to_contain_text("2 / 2")
     expect(answers(page).last).to_contain_text("2 images: 640x480, 100x50.")
     expect(answers(page)).to_have_count(1)
     settled(page)
