@@ -1,5 +1,7 @@
 """Pictures of the running app for the README and for one's own eyes: wide and narrow, light and dark, both languages.
 
+The image tab's answers and the failure are the scripted engine's, which docs/screenshots/README.md says.
+
 All go to test-results/screenshots, a choice of them to docs/screenshots as well, with a palette to keep them small.
 Usage: python -m tools.screenshots   (needs Chromium)
 """
@@ -38,7 +40,8 @@ WORDS = {
 }
 SHOWN = (
     "chat-wide-light-en", "chat-wide-dark-zh", "chat-narrow-dark-zh", "chat-narrow-light-en", "empty-wide-light-zh",
-    "images-wide-light-en", "images-narrow-light-zh", "images-empty-wide-light-zh", "images-empty-narrow-dark-en",
+    "images-wide-light-en", "images-narrow-light-zh", "images-empty-wide-light-en",
+    "images-empty-wide-light-zh", "images-empty-narrow-dark-en",
     "models-wide-light-en", "models-wide-dark-zh", "models-narrow-light-zh",
     "failure-wide-light-zh", "failure-narrow-dark-en", "refused-wide-dark-en", "refused-narrow-light-zh",
     "preferences-wide-light-en", "preferences-narrow-dark-zh",
