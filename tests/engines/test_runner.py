@@ -484,8 +484,8 @@ def test_load_and_unload_give_the_process_back(make: Make) -> None:
 def test_an_idle_model_is_unloaded(make: Make) -> None:
     runner = make(idle_unload=0.5)
     answer(ask(runner, "hello"))
-    until(lambda: not children())
-    assert runner.status().engaged == ()
+    until(lambda: runner.status().engaged == ())
+    assert not children()
     assert answer(ask(runner, "back")) == "back "
 
 
