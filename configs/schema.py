@@ -247,6 +247,8 @@ class ModelSpec(Strict):
     vision: VisionTower | None = None
     quantization: Quantization = "none"
     """Of the decoder's linear layers; embeddings, output and vision tower stay in 16 bits."""
+    cpu_bits: Literal[0, 4, 8] = 0
+    """Of a decoder's weight on a CPU, where onnxruntime runs it; 0 leaves it to transformers, in `cpu_dtype`."""
     demo: bool = False
     """A model that is here to show the app at work, not to be relied on; said wherever it is named."""
     added: bool = False

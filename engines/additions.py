@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -38,6 +38,8 @@ SERVER = re.compile(r"(https?://[^\s/#?@]+(?:/[\w./-]*?)?/v1|https?://[^\s/#?@]+
 SEES = re.compile(r"vl|vision|llava|omni", re.IGNORECASE)
 """In the name of a model that takes images: a server does not say more of it than its name."""
 REVISIONS: dict[SourceKind, str] = {"modelscope": "master", "huggingface": "main"}
+LARGE = 10**9
+"""Parameters from which on a model bears 4-bit weights well."""
 UNPACKED = 9
 """A GGUF's weights in float32 take up to so many times its bytes."""
 
@@ -220,6 +222,7 @@ def _spec(
         window=layout.window,
         dtype=layout.dtype,
         cpu_dtype=layout.dtype,
+        cpu_bits=_cpu_bits(layout),
         download=max(size, 1),
         disk=max(size, 1),
         licence=layout.licence or "?",
@@ -229,6 +232,13 @@ def _spec(
         added=True,
     )
     return spec if like is None else replace(spec, defaults=like.defaults, system_prompt=like.system_prompt)
+
+
+def _cpu_bits(layout: Layout) -> Literal[0, 4, 8]:
+    """A small model is fast enough with 8 bits, and loses less."""
+    if not layout.quantizable:
+        return 0
+    return 4 if layout.architecture.parameters > LARGE else 8
 
 
 def _alike(spec: ModelSpec, layout: Layout) -> bool:

@@ -37,6 +37,11 @@ def staging(config: AppConfig, model: str, kind: SourceKind) -> Path:
     return home(config) / ".partial" / f"{model}-{kind}"
 
 
+def quantized(config: AppConfig, model: str) -> Path:
+    """Where what is made of a model's weights for a CPU is kept."""
+    return home(config) / ".quantized" / model
+
+
 def lock(config: AppConfig, model: str) -> FileLock:
     """Held by whoever changes a model's files, in any process."""
     return FileLock(home(config) / f".{model}.lock")
@@ -70,12 +75,13 @@ def delete(spec: ModelSpec, config: AppConfig) -> None:
     discard_partial(spec, config)
     with lock(config, spec.id):
         shutil.rmtree(home(config) / spec.id, ignore_errors=True)
+        shutil.rmtree(quantized(config, spec.id), ignore_errors=True)
 
 
 def held(spec: ModelSpec, config: AppConfig) -> int:
     """Bytes of the data folder's disk that a model takes, whole or in parts."""
     parts = sum(bytes_in(staging(config, spec.id, kind)) for kind in ("pypi", "local", *HUB_KINDS))
-    return bytes_in(home(config) / spec.id) + parts
+    return bytes_in(home(config) / spec.id) + bytes_in(quantized(config, spec.id)) + parts
 
 
 def free(config: AppConfig) -> int:

@@ -16,12 +16,13 @@ from configs.schema import AppConfig, Catalogue, ModelSpec
 from engines import disk
 from engines.acquire import Progress, acquire, locate
 from engines.additions import Additions, describe
-from engines.errors import DiskFull, ModelMissing, ModelUnknown, NotEnoughMemory
+from engines.errors import DiskFull, DownloadCancelled, ModelMissing, ModelUnknown, NotEnoughMemory
 from engines.measured import Measurements
 from engines.memory import VISION_BACKENDS, Backend, DeviceMemory, Measured, MemoryPlan, Resident, Wishes
 from engines.planner import plan_load
 from engines.preferences import Preferred
 from engines.probe import device_memory, process_memory, vision_backends
+from engines.quantize import quantized
 from engines.reach import Reach
 from engines.verified import own_folders, sound
 from engines.wire import Load
@@ -77,8 +78,20 @@ class Library:
             self._keep(tuple(spec for spec in self._additions.models if spec.id != model))
 
     def acquire(self, model: str, progress: Callable[[Progress], None], cancelled: Callable[[], bool]) -> Path:
-        """acquire.acquire, from where the person prefers."""
-        return acquire(self.spec(model), self.config, progress, cancelled, self.preferred.now)
+        """acquire.acquire, from where the person prefers; and what a CPU wants made of it, so that no load waits."""
+        spec = self.spec(model)
+        folder = acquire(spec, self.config, progress, cancelled, self.preferred.now)
+        if spec.cpu_bits and device_memory().kind == "cpu":
+
+            def tick() -> None:
+                if cancelled():
+                    raise DownloadCancelled(model=model)
+
+            def making() -> None:
+                progress(Progress("converting", "local", 0, spec.disk, 0.0, None))
+
+            quantized(folder, disk.quantized(self.config, model), spec.cpu_bits, making, tick)
+        return folder
 
     def plan(
         self,
@@ -137,7 +150,8 @@ class Library:
         spec = self.spec(model)
         if self.fake:
             return plan, Load(model, folder, plan.settings)
-        return plan, Load(model, folder, plan.settings, spec.system_prompt, spec.remote)
+        made = disk.quantized(self.config, model)
+        return plan, Load(model, folder, plan.settings, spec.system_prompt, spec.remote, made)
 
     def observe(self, plan: MemoryPlan, held: int, seconds: float) -> None:
         """Keeps what a load took: the bytes of the device at the peak so far, and the seconds."""

@@ -16,7 +16,7 @@ MIB = 2**20
 GIB = 2**30
 
 Kind = Literal["cuda", "cpu"]
-Backend = Literal["transformers", "turbomind", "pytorch", "native", "remote", "fake"]
+Backend = Literal["transformers", "onnxruntime", "turbomind", "pytorch", "native", "remote", "fake"]
 VISION_BACKENDS: tuple[Backend, ...] = ("turbomind", "pytorch", "native")
 """What can run image models, the preferred first."""
 Verdict = Literal["load", "unload_first", "refuse"]
@@ -92,6 +92,8 @@ class LoadSettings:
     """Of one image when no detail is asked for; 0 is as many as there may be."""
     max_batch: int = 1
     quantization: Quantization = "none"
+    weight_bits: int = 8
+    """Of the decoder's weights in onnxruntime's engine."""
     kv_bits: int = 16
     kv_bytes: int = 0
     before_kv: int = 0

@@ -26,6 +26,13 @@ CPU_CONTEXT = 420 * MIB
 CUDA_HOST = 1536 * MIB
 """Host memory of a worker whose model lives on a GPU; weights stream through the page cache."""
 
+ONNX_CONTEXT = 120 * MIB
+"""A worker process with onnxruntime and the tokenizer imported, before any weight."""
+ONNX_PACKED = 118
+"""Hundredths of the file that weights take: onnxruntime keeps them in an order of its own, some of them twice."""
+ONNX_CHUNK = 128
+"""Tokens of a prefill at once: bounds the attention's scores, which are whole there, and how long a cancel waits."""
+
 TURBOMIND_CONTEXT = 864 * MIB
 """torch's context and TurboMind's own, with its kernels' workspaces: 862 MiB on an H100."""
 TURBOMIND_LOADING = {"none": 108 * MIB, "awq": 816 * MIB}
@@ -67,7 +74,9 @@ LADDER: tuple[Room, ...] = (
 def choices(spec: ModelSpec, kind: Kind, wishes: Wishes) -> list[Choice]:
     """The ways to load a model on such a device, the best first; none if it cannot be loaded there at all."""
     if spec.vision is None:
-        found = [_text(spec, kind, context) for context in _contexts(spec, wishes)]
+        quantized = kind == "cpu" and spec.cpu_bits and "onnxruntime" != wishes.without and wishes.backend != "native"
+        text = _quantized if quantized else _text
+        found = [text(spec, kind, context) for context in _contexts(spec, wishes)]
     else:
         found = [one for backend in _backends(kind, wishes) for one in _vision(spec, kind, backend, wishes)]
     corrected = [_as_measured(one, wishes) for one in found]
@@ -130,6 +139,32 @@ def _text(spec: ModelSpec, kind: Kind, context: int) -> Choice:
     dtype = spec.dtype if kind == "cuda" else spec.cpu_dtype
     settings = LoadSettings("transformers", kind, dtype, context)
     return Choice(settings, need_of(spec, kind, context), context >= COMFORTABLE)
+
+
+def _quantized(spec: ModelSpec, kind: Kind, context: int) -> Choice:
+    """onnxruntime on a CPU: integer weights, all else in float32, each head's keys and values once."""
+    shape = spec.shape
+    widest = (3 * shape.intermediate + 4 * shape.hidden) * 4 * ONNX_CHUNK
+    need = Need(
+        weights=ONNX_PACKED * quantized_bytes(spec) // 100,
+        kv_cache=token_bytes(spec, 32) * context,
+        vision=0,
+        workspace=widest + 2 * shape.heads * ONNX_CHUNK * 4 * context + 40 * shape.vocab,
+        context=ONNX_CONTEXT,
+    )
+    settings = LoadSettings("onnxruntime", kind, "float32", context, ONNX_CHUNK, weight_bits=spec.cpu_bits)
+    return Choice(settings, need, context >= COMFORTABLE)
+
+
+def quantized_bytes(spec: ModelSpec) -> int:
+    """A decoder's weights in `cpu_bits` each, and 8 for the embedding and the output; with a scale of 4 bytes and a
+    zero point for each 32 (checkpoints/onnx_graph.py).
+    """
+    shape = spec.shape
+    attention = shape.hidden * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads)
+    linear = shape.layers * (attention + 3 * shape.hidden * shape.intermediate)
+    outer = 2 * shape.vocab * shape.hidden
+    return (linear * (33 * spec.cpu_bits + 32) + outer * (33 * 8 + 32)) // 256
 
 
 def _contexts(spec: ModelSpec, wishes: Wishes) -> list[int]:

@@ -40,7 +40,20 @@ class TextEngine:
         *,
         reuse_prefix: bool = True,
     ) -> None:
+        self._settings = settings
+        self._reuse_prefix = reuse_prefix
         stage("libraries")
+        self._prepare()
+        stage("tokenizer")
+        self._tokenizer = load_tokenizer(folder)
+        self._format = ChatFormat(self._tokenizer)
+        self._read(folder, stage)
+        self._cached: list[Hashable] = []
+        self._written: list[Hashable] = []
+        stage("warming")
+        self._warm_up()
+
+    def _prepare(self) -> None:
         import torch
         from transformers.utils import logging
 
@@ -49,21 +62,14 @@ class TextEngine:
         torch.backends.cuda.enable_cudnn_sdp(False)
         self._torch = torch
         self._free_before = device_memory().free
-        self._settings = settings
-        self._reuse_prefix = reuse_prefix
         self._cores = torch.get_num_threads()
-        stage("tokenizer")
-        self._tokenizer = load_tokenizer(folder)
-        self._format = ChatFormat(self._tokenizer)
+
+    def _read(self, folder: Path, stage: Callable[[str], None]) -> None:
         stage("weights")
-        self._model = load_model(folder, dtype=settings.dtype, device=settings.device)
+        self._model = load_model(folder, dtype=self._settings.dtype, device=self._settings.device)
         eos = self._model.generation_config.eos_token_id
         self._stop_ids: list[int] = [eos] if isinstance(eos, int) else list(eos)
-        self._kv = KVCache(settings.context)
-        self._cached: list[Hashable] = []
-        self._written: list[Hashable] = []
-        stage("warming")
-        self._warm_up()
+        self._kv: Any = KVCache(self._settings.context)
 
     def generate(self, messages: Sequence[Message], settings: GenerationSettings, emit: Emit) -> Usage:
         """See engines.base.Engine. A cancelled answer returns its Usage, too."""

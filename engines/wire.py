@@ -23,6 +23,8 @@ class Load:
     settings: LoadSettings
     system: str = ""
     remote: Remote | None = None
+    quantized: Path | None = None
+    """Where its weights for a CPU are kept once they are made."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,6 +242,11 @@ def make_engine(load: Load, stage: Callable[[str], None]) -> Engine:
         from engines.remote import RemoteEngine
 
         return RemoteEngine(load.remote, load.settings, stage)
+    if load.settings.backend == "onnxruntime":
+        from engines.text_onnx import OnnxTextEngine
+
+        assert load.quantized is not None  # noqa: S101
+        return OnnxTextEngine(load.folder, load.settings, load.quantized, stage)
     if load.settings.backend == "native":
         from engines.vision_native import NativeVisionEngine
 

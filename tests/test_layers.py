@@ -12,7 +12,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BELOW = {"configs": set(), "engines": {"configs"}, "interface": {"configs", "engines"}}
-HEAVY = {"torch", "transformers", "lmdeploy", "modelscope", "modelscope_hub", "huggingface_hub", "safetensors", "gguf"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "lmdeploy",
+    "modelscope",
+    "modelscope_hub",
+    "huggingface_hub",
+    "safetensors",
+    "gguf",
+    "onnx",
+    "onnxruntime",
+}
 FILES = sorted(path for layer in BELOW for path in (ROOT / layer).rglob("*.py"))
 
 

@@ -55,8 +55,7 @@ def load_model(
     load = PUBLISHED.get(str(config.get("model_type")), native.load)
     kind = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype)
     model = load(folder, config, kind, torch.device(device), attention)
-    words = tokenizer if _published_tokenizer(folder, config) else native
-    special = words.special_ids(folder)
+    special = special_ids(folder, config)
     model.generation_config = _generation(model, special.get(END_OF_TURN))
     if _sees_images(config):
         model.config.image_token_id = special.get(internvl2.IMAGE_CONTEXT, internvl2.IMAGE_CONTEXT_ID)
@@ -80,6 +79,17 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     return loaded
 
 
+def special_ids(folder: Path, config: dict[str, Any]) -> dict[str, int]:
+    """Ids of the tokens that a folder's tokenizer adds to its vocabulary, by their text."""
+    return (tokenizer if _published_tokenizer(folder, config) else native).special_ids(folder)
+
+
+def stop_ids(eos: int | list[int] | None, end_of_turn: int | None) -> list[int]:
+    """The ids that end an answer."""
+    ends = [*eos] if isinstance(eos, list) else [eos]
+    return list(dict.fromkeys(i for i in [*ends, end_of_turn] if i is not None))
+
+
 def _sees_images(config: dict[str, Any]) -> bool:
     return config.get("model_type") == internvl2.MODEL_TYPE
 
@@ -98,8 +108,7 @@ def _generation(model: PreTrainedModel, end_of_turn: int | None) -> GenerationCo
     eos = given.eos_token_id if given is not None else None
     if eos is None:
         eos = config.eos_token_id
-    ends = [*eos] if isinstance(eos, list) else [eos]
-    stops = list(dict.fromkeys(i for i in [*ends, end_of_turn] if i is not None))
+    stops = stop_ids(eos, end_of_turn)
     pad = config.pad_token_id
     return GenerationConfig(
         bos_token_id=config.bos_token_id,

@@ -120,11 +120,15 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
 
 def native_tensors(name: str, tensor: Tensor, heads: int, kv_heads: int) -> list[tuple[str, Tensor]]:
     """A published tensor under Llama's name, or the three that a fused `wqkv` holds. Raises ValueError for a misfit."""
+    names = native_names(name)
+    parts = [tensor] if len(names) == 1 else split_wqkv(tensor, heads, kv_heads)
+    return list(zip(names, parts, strict=True))
+
+
+def native_names(name: str) -> list[str]:
+    """The name or names that a published tensor has in Llama, whose own names stay as they are."""
     name = ".".join(RENAMED.get(part, part) for part in name.split("."))
-    if ".wqkv." not in name:
-        return [(name, tensor)]
-    parts = split_wqkv(tensor, heads, kv_heads)
-    return [(name.replace(".wqkv.", f".{part}_proj."), rows) for part, rows in zip("qkv", parts, strict=True)]
+    return [name.replace(".wqkv.", f".{part}_proj.") for part in "qkv"] if ".wqkv." in name else [name]
 
 
 def split_wqkv(fused: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import Architecture, Dtype, ModelKind, Quantization, VisionTower
-from engines.checkpoints import internlm2, internvl2, native, tokenizer
+from engines.checkpoints import internlm2, internvl2, native, onnx_graph, tokenizer
 from engines.checkpoints.safe import CONFIG, read_json
-from engines.errors import ModelCorrupt, ModelUnsupported
+from engines.errors import AppError, ModelCorrupt, ModelUnsupported
 
 README = "README.md"
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
@@ -34,6 +34,8 @@ class Layout:
     quantization: Quantization = "none"
     vision: VisionTower | None = None
     licence: str = ""
+    quantizable: bool = False
+    """Whether a CPU runs it in integers (onnx_graph.py)."""
 
 
 def examine(folder: Path, weights: int, names: frozenset[str]) -> Layout:
@@ -53,7 +55,15 @@ def examine(folder: Path, weights: int, names: frozenset[str]) -> Layout:
             found = _internvl2(config)
         case _:
             found = _native(config, weights, has_template=_has_template(folder))
-    return Layout(*found, licence=_licence(folder))
+    return Layout(*found, licence=_licence(folder), quantizable=found[0] == "text" and _quantizable(config))
+
+
+def _quantizable(config: dict[str, Any]) -> bool:
+    try:
+        onnx_graph.llama_config(config)
+    except AppError:
+        return False
+    return True
 
 
 Found = tuple[ModelKind, Architecture, int, Dtype, Quantization, VisionTower | None]

@@ -16,7 +16,7 @@ from engines.memory import (
     Resident,
     Wishes,
 )
-from engines.need import need_of
+from engines.need import need_of, quantized_bytes
 from engines.planner import plan_load
 
 CATALOGUE = load_catalogue()
@@ -80,11 +80,32 @@ def test_internlm2_on_a_card(total: float, free: float, beside: float, verdict: 
 
 
 @pytest.mark.parametrize(
-    ("free", "verdict", "context"), [(16, "load", 8192), (5.0, "load", 4096), (4.8, "load", 2048), (3, "refuse", 1024)]
+    ("free", "verdict", "context"),
+    [(16, "load", 8192), (4.2, "load", 8192), (3.5, "load", 4096), (2.6, "load", 2048), (2.2, "refuse", 1024)],
 )
 def test_internlm2_on_the_cpu(free: float, verdict: str, context: int) -> None:
+    """With weights of 4 bits, 1.3 GiB of them."""
     plan = plan_load(LARGE, host(free))
     assert (plan.verdict, plan.settings.context, plan.settings.device) == (verdict, context, "cpu")
+    assert (plan.settings.backend, plan.settings.weight_bits) == ("onnxruntime", 4)
+
+
+@pytest.mark.parametrize(
+    ("free", "verdict", "context"), [(16, "load", 8192), (5.0, "load", 4096), (4.8, "load", 2048), (3, "refuse", 1024)]
+)
+@pytest.mark.parametrize("wishes", [Wishes(backend="native"), Wishes(without="onnxruntime")], ids=["asked", "broken"])
+def test_internlm2_on_the_cpu_in_full(free: float, verdict: str, context: int, wishes: Wishes) -> None:
+    """As it is published, where somebody wants that, or where onnxruntime failed."""
+    plan = plan_load(LARGE, host(free), wishes=wishes)
+    assert (plan.verdict, plan.settings.context) == (verdict, context)
+    assert (plan.settings.backend, plan.settings.dtype) == ("transformers", "bfloat16")
+
+
+def test_quantized_weights_are_counted_to_the_byte() -> None:
+    """Four bits, a scale of four bytes and half a byte of zero point for each 32; eight of embedding and output."""
+    outer = 2 * 92544 * 2048
+    linear = 24 * (2048 * 128 * (2 * 16 + 2 * 8) + 3 * 2048 * 8192)
+    assert quantized_bytes(LARGE) == linear // 32 * (16 + 4) + linear // 64 + outer // 32 * (32 + 4 + 1)
 
 
 def test_the_parts_are_what_the_geometry_says() -> None:

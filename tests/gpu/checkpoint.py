@@ -1,4 +1,4 @@
-"""A full-size InternLM2-Chat-1.8B of random weights in the published layout, made on the card in seconds.
+"""A full-size InternLM2-Chat-1.8B of random weights in the published layout, made on a card in seconds.
 
 For memory and process behaviour on a real card where no hub can be reached; what it says is noise.
 """
@@ -46,8 +46,10 @@ def config(vocab: int) -> dict[str, Any]:
 def tensors(vocab: int) -> dict[str, Any]:
     import torch
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
     def noise(*shape: int) -> Any:
-        return (torch.randn(*shape, device="cuda") * 0.02).to(torch.bfloat16).cpu()
+        return (torch.randn(*shape, device=device) * 0.02).to(torch.bfloat16).cpu()
 
     made = {"model.tok_embeddings.weight": noise(vocab, HIDDEN), "output.weight": noise(vocab, HIDDEN)}
     made["model.norm.weight"] = torch.ones(HIDDEN, dtype=torch.bfloat16)

@@ -1,0 +1,122 @@
+"""The text engine on a CPU: 4- or 8-bit weights in onnxruntime, several times as fast as transformers there.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from engines.base import GenerationSettings
+from engines.checkpoints.onnx_graph import GRAPH
+from engines.decode import Sink
+from engines.memory import LoadSettings
+from engines.quantize import quantized
+from engines.sampling import Sampler
+from engines.text import TextEngine
+
+
+class OnnxTextEngine(TextEngine):
+    """One loaded Llama or InternLM2. `home` is where its quantized weights are kept, made there if they are not."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: LoadSettings,
+        home: Path,
+        stage: Callable[[str], None] = lambda name: None,
+        *,
+        reuse_prefix: bool = True,
+    ) -> None:
+        self._home = home
+        super().__init__(folder, settings, stage, reuse_prefix=reuse_prefix)
+
+    def _prepare(self) -> None:
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(3)
+
+    def _read(self, folder: Path, stage: Callable[[str], None]) -> None:
+        made = quantized(folder, self._home, self._settings.weight_bits, lambda: stage("quantizing"))
+        stage("weights")
+        self._kv = self._decoder = Decoder(made / GRAPH, self._settings.context, decoding_threads())
+        self._stop_ids = self._decoder.stops
+
+    def close(self) -> None:
+        del self._kv, self._decoder
+
+    @contextmanager
+    def _all_cores(self) -> Iterator[None]:
+        yield  # onnxruntime's threads are as many for a prompt as for an answer
+
+    def _forward(self, ids: list[int]) -> None:
+        self._decoder.run(ids)
+
+    def _decode(self, ids: list[int], settings: GenerationSettings, sink: Sink) -> None:
+        from numpy import array
+
+        choose = Sampler(settings, ids)
+        sink.put(array(ids))
+        token = ids[-1]
+        for _ in range(min(settings.max_new_tokens, self._settings.context - len(ids))):
+            token = choose(self._decoder.run([token]))
+            sink.put(array([token]))
+            if token in self._stop_ids:
+                break
+
+
+class Decoder:
+    """The session of a graph as write_graph writes it, with the KV cache of one sequence of up to `capacity` tokens."""
+
+    def __init__(self, graph: Path, capacity: int, threads: int) -> None:
+        import numpy
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        # A thread that spins for work while another program has its core makes every step wait for that program.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        self.stops = [int(one) for one in self._session.get_modelmeta().custom_metadata_map["stops"].split()]
+        self.length = 0
+        self._numpy, self._binding = numpy, self._session.io_binding()
+        self._logits = onnxruntime.OrtValue.ortvalue_from_numpy(
+            numpy.zeros(self._session.get_outputs()[0].shape, numpy.float32)
+        )
+        self._binding.bind_ortvalue_output("logits", self._logits)
+        self._kept = []
+        for given in self._session.get_inputs():
+            if given.name.startswith("past."):
+                _, heads, _, size = given.shape
+                # The same memory goes in and comes out: so the new tokens are written behind those that are there.
+                buffer = onnxruntime.OrtValue.ortvalue_from_numpy(numpy.zeros((1, heads, capacity, size), "float32"))
+                self._binding.bind_ortvalue_input(given.name, buffer)
+                self._binding.bind_ortvalue_output(given.name.replace("past.", "present."), buffer)
+                self._kept.append(buffer)
+
+    def cut(self, length: int) -> None:
+        """Keeps the first `length` tokens."""
+        self.length = length
+
+    def run(self, ids: list[int]) -> Any:
+        """Puts tokens behind those that are there; the logits [vocabulary] after the last, good until the next run."""
+        numpy, total = self._numpy, self.length + len(ids)
+        self._binding.bind_cpu_input("input_ids", numpy.array([ids], numpy.int64))
+        self._binding.bind_cpu_input("total", numpy.array(total, numpy.int32))
+        self._binding.bind_cpu_input("last", numpy.array([total - 1], numpy.int32))
+        self._session.run_with_iobinding(self._binding)
+        self.length = total
+        return self._logits.numpy()[0, 0]
+
+
+def decoding_threads() -> int:
+    """All cores but one: a last one brings nothing where memory is the bound, and makes all wait when it is taken."""
+    import psutil
+
+    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    return max(1, min(cores, allowed) - 1)
