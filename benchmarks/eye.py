@@ -3,7 +3,7 @@
 The engine notes when its first and its last word were made, the browser at each frame how many it shows; both by this
 computer's clock. The words are in Markdown with code and formulas. At each length of the conversation: words a second
 from the first that was made until all are on the screen, by words made a second; of what was made, the part on the
-screen at the moment of the last word; milliseconds from that moment until all is shown; how often a second more of it is
+screen at the moment of the last word; milliseconds from that moment until all is shown; how often a second more is
 drawn; and the CPU seconds that the app's own process and Chromium take for 1,000 words. All share this machine's cores.
 Usage: python -m benchmarks.eye [--turns 10 300] [--rate 500] [--words 2000] [--rounds 5]
 """
