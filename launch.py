@@ -6,6 +6,7 @@ Heavy libraries are imported when a command needs them, never here.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -23,6 +24,9 @@ from engines.errors import AppError, ModelUnknown
 from engines.library import Library
 from interface import reach, terminal
 from interface.arguments import Arguments, parse_args
+from interface.data_lock import DataLock
+from interface.engine_room import EngineRoom
+from interface.entrance import Entrance
 from interface.i18n import Lang, lang_of, t
 from interface.messages import explain
 
@@ -75,22 +79,34 @@ def serve(library: Library, lang: Lang, exact_port: bool, no_auth: bool = False)
     for number in (signal.SIGINT, signal.SIGTERM):
         # A second signal does not wait.
         signal.signal(number, lambda *_: os._exit(1) if stop.is_set() else stop.set())
-    # The other commands need no page, and start in a tenth of the time without Gradio.
-    from interface import app, share
-    from interface.data_lock import DataLock
-    from interface.desk import Desk
-    from interface.entrance import Entrance
-
     config = library.config
     entrance = Entrance.of(config, no_auth)
     lock = DataLock(config.data)
-    port = app.free_port(config.server.host, config.server.port, exact_port)
+    port = reach.free_port(config.server.host, config.server.port, exact_port)
     if port is None:
         raise ConfigError("port_taken", port=config.server.port)
-    desk = Desk.open(library)
+    room = EngineRoom.open(library)
+    try:
+        room.get_ready()  # while Gradio is imported, which takes most of the start
+        return _serve(room, entrance, lock, port, stop, lang)
+    finally:
+        room.close()
+
+
+def _serve(room: EngineRoom, entrance: Entrance, lock: DataLock, port: int, stop: threading.Event, lang: Lang) -> int:
+    gc.disable()  # nearly all that is made from here on stays: to look through it again and again only takes time
+    # The other commands need no page, and start in a tenth of the time without Gradio.
+    import interface.swift_gradio  # noqa: F401  before Gradio
+    from interface import app, share
+    from interface.desk import Desk
+
+    config = room.library.config
+    desk = Desk.open(room.library, room)
     damaged = desk.history.set_aside
     demo = app.build(desk, login=bool(entrance.logins))
     address = app.serve(desk, demo, port, entrance)
+    gc.freeze()
+    gc.enable()
     lock.serving(address)
     if damaged is not None:
         print(explain(damaged, lang).line)
@@ -105,7 +121,6 @@ def serve(library: Library, lang: Lang, exact_port: bool, no_auth: bool = False)
     print(t("app.stop_hint", lang, data=config.data), flush=True)
     if config.server.browser and reach.has_display():
         webbrowser.open(address)
-    desk.start()
     link = share.link(config, port, hint, lang) if config.server.share else None
     stop.wait()
     print(t("app.stopping", lang), flush=True)

@@ -87,10 +87,10 @@ def main() -> None:
         app.stop()
 
 
-def written(data: Path, turns: int) -> str:
-    """A conversation of so many turns, put into the store before the app starts."""
+def written(data: Path, turns: int, longest: int = TOKENS) -> str:
+    """A conversation of so many turns, put into the store before the app starts; `longest` is its longest answer."""
     store = History(data / "conversations.sqlite3", data / "images").of("")
-    conversation = store.create(MODEL, "", GenerationSettings())
+    conversation = store.create(MODEL, "", GenerationSettings(max_new_tokens=longest))
     with store.transaction():
         for n in range(1, turns + 1):
             store.add(conversation, "user", QUESTION.format(n=n))

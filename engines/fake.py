@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,12 @@ from engines.base import Emit, FinishReason, GenerationSettings, ImagePart, Mess
 from engines.errors import Cancelled, PromptTooLong
 
 PREFIX = "fake:"
+MARKDOWN = {
+    0: "\n\n## ", 4: "\n\n", 9: "a < b & c, ", 12: "**", 13: "** ", 15: "\n- ", 20: "\n- ", 24: "$a_n<n^2$ ",
+    26: "\n\n$$\\sum_n$$\n\n", 30: "\n\n```python\nif a < ", 35: "\n    b = ", 45: "\n```\n\nFor $5, `x<y` ",
+}  # fmt: skip
+"""What stands before some of each 50 words."""
+ANSWERED = "answered: words, the time of the first, the time of the last:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,8 @@ class Script:
     eat: int = 0
     """Bytes to allocate before answering, to run out of memory for real."""
     say: str = ""
+    markdown: bool = False
+    """Whether the words are in headings, lists, code and formulas, and not just one after the other."""
 
     @classmethod
     def of(cls, question: str, images: Sequence[ImagePart] = ()) -> Script:
@@ -57,12 +66,15 @@ class Script:
             name, _, value = word.partition("=")
             if name in kinds:
                 values[name] = kinds[name](value)
-            elif name in ("hang", "oom", "error"):
+            elif name in ("hang", "oom", "error", "markdown"):
                 values[name] = True
         return cls(**values)  # type: ignore[arg-type]
 
     def text(self) -> list[str]:
-        return [f"word{n} " for n in range(self.words)] if self.words else [f"{one} " for one in self.say.split(" ")]
+        if not self.words:
+            return [f"{one} " for one in self.say.split(" ")]
+        before = MARKDOWN if self.markdown else {}
+        return [f"{before.get(n % 50, '')}word{n} " for n in range(self.words)]
 
 
 class FakeEngine:
@@ -90,16 +102,20 @@ class FakeEngine:
         reason: FinishReason = "length" if len(words) > settings.max_new_tokens else "stop"
         try:
             _wait(script.prefill, emit)
+            due = time.monotonic()
             for word in words[: settings.max_new_tokens]:
                 if new == script.after and not said:
                     _misbehave(script, emit)
-                time.sleep(script.delay)
+                due += script.delay
+                time.sleep(max(0.0, due - time.monotonic()))  # as fast as was asked for, however late a sleep ends
                 emit(word)
                 new += 1
                 first = first or time.monotonic() - started
         except Cancelled:
             reason = "cancelled"
         seconds = time.monotonic() - started
+        # To stderr, which is the engines' log: for benchmarks that measure what comes after the engine.
+        print(f"{ANSWERED} {new} {time.time() - seconds + first:.4f} {time.time():.4f}", file=sys.stderr, flush=True)
         return Usage(prompt, 0, new, first, seconds, reason, self._context, prompt_limit=self._context)
 
     def count_tokens(self, messages: Sequence[Message]) -> int:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import socket
 from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
 
-from configs.errors import ConfigError
 from interface import chat, guards, models, opening, preferences, proxied, separation, sidebar, vision
 from interface.api.keys import Keys
 from interface.api.routes import Api
@@ -23,8 +20,6 @@ from interface.reach import address, bracketed
 from interface.theme import CSS, head, theme, translations
 from interface.vision_events import SAMPLES_FOLDER
 
-PORTS_TRIED = 40
-LOCAL = "127.0.0.1"
 MAX_REQUEST = 16 * 2**20
 """Bytes of one that brings no file: of what the page sends with a click, most is the text of a conversation."""
 CACHE_SECONDS = 24 * 3600
@@ -79,7 +74,6 @@ def serve(desk: Desk, demo: gr.Blocks, port: int, entrance: Entrance) -> str:
     reception = Reception(entrance.logins, server, lang, port)
     # What the gates are too strict for, they word themselves.
     largest_file = max(4 * desk.config.uploads.max_bytes, 2 * MAX_FILE)
-    demo.queue(default_concurrency_limit=None)
     demo.launch(
         server_name=bracketed(server.host),
         server_port=port,
@@ -117,27 +111,3 @@ def serve(desk: Desk, demo: gr.Blocks, port: int, entrance: Entrance) -> str:
     )
     reception.started = True
     return address(server.host, port)
-
-
-def free_port(host: str, wanted: int, exact: bool) -> int | None:
-    """`wanted` if it is free, else, unless `exact`, the next one that is; None if there is none. 0 takes any.
-
-    Raises ConfigError where no port would help: `host` is none of this machine's addresses, or may not be used.
-    """
-    for port in [wanted] if exact else range(wanted, min(wanted + PORTS_TRIED, 65536)):
-        try:
-            found = _bound(host, port)
-            # Gradio tries the port there, too, wherever it is to listen.
-            return found if host == LOCAL else _bound(LOCAL, found)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise ConfigError("host_unusable", host=host, port=port, detail=error.strerror or str(error)) from None
-    return None
-
-
-def _bound(host: str, port: int) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        # As the server itself will: a port in TIME_WAIT is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
-        return int(probe.getsockname()[1])

@@ -21,6 +21,8 @@ SHOWN, STEP, EARLIER = 24, 16, 100
 """Messages that a page draws of a long conversation; how many of them it lets go at once, so that most turns move
 nothing; how many come back with a click. Gradio looks at every bubble for each word of an answer.
 """
+WHOLE_RATE_UNTIL = 10_000
+"""Characters of an answer from which on it is drawn less often."""
 FULL_FROM = 0.8
 """Part of what a prompt may take from which the meter warns."""
 
@@ -86,6 +88,14 @@ def images_block(images: Sequence[ImagePart], lang: Lang) -> dict[str, Any]:
         "constructor_args": {},
         "props": {},
     }
+
+
+def pause(length: int, per_second: float) -> float:
+    """Seconds until a growing answer of so many characters is drawn again.
+
+    A browser reads the whole of it for each drawing: so the part of its time that this takes grows no further.
+    """
+    return max(1.0, length / WHOLE_RATE_UNTIL) / per_second
 
 
 def feet_html(path: Sequence[StoredMessage], versions: Mapping[int, Versions], lang: Lang, done: bool = True) -> str:

@@ -5,7 +5,6 @@ An answer is followed by `follow`, whoever started it: a question, a retry, an e
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any
@@ -28,6 +27,7 @@ from interface.bubbles import (
     feet_html,
     first_shown,
     meter_html,
+    pause,
     text_of,
     waited_for,
 )
@@ -213,7 +213,6 @@ class ChatEvents:
         first = first_shown(path, since)
         earlier = [one for one in path[first:] if one.id != answer.row]
         before = [bubble for one in earlier for bubble in bubbles(one, lang)]
-        pause = 1 / desk.config.interface.refresh_per_second
         text = answer.before.text if answer.before else ""
         written = len(text)
         versions = branches.versions(desk.store, conversation)
@@ -227,8 +226,9 @@ class ChatEvents:
                 growing = [*before, {"role": "assistant", "content": show(text)}] if text else before
                 yield growing, status_html(self._doing(event, answer.job.model, lang)), *BUSY, *beside
                 beside = (gr.skip(),) * 3
-                # However fast the engine is, what came in the meantime is shown in one go.
-                time.sleep(pause)
+                # However fast the engine is, what came in the meantime is shown in one go; the last of it at once.
+                if answer.recorded.wait(pause(len(text), desk.config.interface.refresh_per_second)):
+                    return
         except AppError:
             pass  # it is in the store, and shown from there like any earlier one
         answer.recorded.wait(5)

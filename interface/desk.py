@@ -12,9 +12,9 @@ from engines.library import Library
 from engines.probe import looked_at, process_memory
 from engines.runner import Runner
 from engines.watch import MemoryWatch
-from engines.worker import Worker
 from interface.answers import Answers, Growing
 from interface.downloads import Downloads
+from interface.engine_room import EngineRoom
 from interface.history import History, Store
 from interface.i18n import Lang, lang_of
 from interface.index import Index, purge
@@ -51,10 +51,10 @@ class Desk:
     memory: MemoryWatch
 
     @classmethod
-    def open(cls, library: Library) -> Desk:
-        """The parts of an app that works on `library`'s data folder."""
-        config = library.config
-        runner = Runner(library, config.limits, lambda: Worker(config.data / "logs" / "engine.log"))
+    def open(cls, library: Library, room: EngineRoom | None = None) -> Desk:
+        """The parts of an app that works on `library`'s data folder, with the engines of `room` if that is open."""
+        config, room = library.config, room or EngineRoom.open(library)
+        runner = room.runner
         images = config.data / "images"
         history = History(config.data / "conversations.sqlite3", images)
         history.settle()
@@ -62,8 +62,7 @@ class Desk:
         uploads = Uploads(config.uploads, config.data / "uploads", images)
         files = Files(history)
         memory = MemoryWatch(runner.status, looked_at, process_memory)
-        downloads, loads = Downloads(library), Loads(runner)
-        return cls(config, library, runner, history, Growing(), downloads, loads, uploads, files, memory)
+        return cls(config, library, runner, history, Growing(), room.downloads, room.loads, uploads, files, memory)
 
     def of(self, request: Any) -> LoginDesk:
         """The desk of the login that a request came with."""
@@ -76,14 +75,6 @@ class Desk:
         wanted = self.library.spec(self.config.models.model)
         of_kind = (spec for spec in self.library.catalogue.models if spec.kind == kind)
         return wanted.id if wanted.kind == kind else next(of_kind).id
-
-    def start(self) -> None:
-        """Gets the first model ready, so that the first question does not wait for it."""
-        model = self.config.models.model
-        if self.library.folder(model) is not None:
-            self.loads.load(model)
-        else:
-            self.downloads.start(model, lambda: self.loads.load(model))
 
     def close(self) -> None:
         """Ends everything: answers are cut and written, no process stays."""

@@ -1,7 +1,9 @@
-"""How a person gets to the app: its own address, an ssh tunnel from another computer, and proxies out of the way."""
+"""How a person gets to the app: a free port, its own address, an ssh tunnel from another computer, and proxies out of
+the way."""
 
 from __future__ import annotations
 
+import errno
 import getpass
 import os
 import socket
@@ -10,10 +12,13 @@ from collections.abc import Mapping, MutableMapping
 from importlib.util import find_spec
 from ipaddress import ip_address
 
+from configs.errors import ConfigError
 from interface.i18n import Lang, t
 
 ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  a table
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+PORTS_TRIED = 40
+LOCAL = "127.0.0.1"
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
@@ -30,6 +35,30 @@ def bracketed(host: str) -> str:
 def address(host: str, port: int) -> str:
     """What to open on the same computer."""
     return f"http://{bracketed(near(host))}:{port}/"
+
+
+def free_port(host: str, wanted: int, exact: bool) -> int | None:
+    """`wanted` if it is free, else, unless `exact`, the next one that is; None if there is none. 0 takes any.
+
+    Raises ConfigError where no port would help: `host` is none of this machine's addresses, or may not be used.
+    """
+    for port in [wanted] if exact else range(wanted, min(wanted + PORTS_TRIED, 65536)):
+        try:
+            found = _bound(host, port)
+            # Gradio tries the port there, too, wherever it is to listen.
+            return found if host == LOCAL else _bound(LOCAL, found)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise ConfigError("host_unusable", host=host, port=port, detail=error.strerror or str(error)) from None
+    return None
+
+
+def _bound(host: str, port: int) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        # As the server itself will: a port in TIME_WAIT is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+        return int(probe.getsockname()[1])
 
 
 def has_display() -> bool:

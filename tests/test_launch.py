@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from configs.errors import ConfigError
-from interface.app import free_port
 from interface.arguments import Arguments, parse_args, parse_size
+from interface.reach import free_port
 from tools.served import ROOT, Served
 
 

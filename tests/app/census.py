@@ -30,14 +30,14 @@ def main(data: Path) -> None:
     os.environ["GRADIO_TEMP_DIR"] = str(data / "uploads")
     from configs.load import load_catalogue, load_config
     from engines.library import Library
-    from interface import app
+    from interface import app, reach
     from interface.desk import Desk
     from interface.entrance import Entrance
 
     config = load_config({"data": data, "auth": ["ann:correct horse"]}, {})
     desk = Desk.open(Library(config, load_catalogue(), fake=True))
     demo = app.build(desk, login=True)
-    port = app.free_port("127.0.0.1", 0, exact=True) or 0
+    port = reach.free_port("127.0.0.1", 0, exact=True) or 0
     app.serve(desk, demo, port, Entrance.of(config, no_auth=False))
     print(json.dumps({"port": port, "paths": sorted(set(paths_of(demo.app.routes)))}), flush=True)
     sys.stdin.read()

@@ -12,7 +12,7 @@ import pytest
 from configs.load import load_catalogue, load_config
 from engines.errors import EngineDied
 from engines.library import Library
-from interface.bubbles import EARLIER, SHOWN, STEP, bubbles
+from interface.bubbles import EARLIER, SHOWN, STEP, bubbles, pause
 from interface.chat_events import ChatEvents
 from interface.desk import Desk, LoginDesk
 from interface.history import StoredMessage
@@ -138,3 +138,8 @@ def test_of_a_long_conversation_the_newest_is_drawn_and_the_rest_on_request(desk
     assert "has changed" in events.edit(REQUEST, other, id, "", "0", *HELD_WITH)
     assert events.edit(REQUEST, other, id, "", "", *HELD_WITH) == ""
     assert texts(followed(events, id)[-1])[-2] == "another"
+
+
+def test_a_long_answer_is_drawn_less_often() -> None:
+    assert pause(0, 20) == pause(10_000, 20) == 0.05
+    assert pause(40_000, 20) == 0.2

@@ -98,7 +98,7 @@ def test_a_taken_port_gives_way_to_the_next_free_one_unless_it_was_asked_for(tmp
 @pytest.mark.parametrize("host", ["::1", "127.0.0.2"])
 def test_a_port_that_is_taken_on_127_0_0_1_is_taken(host: str) -> None:
     """Gradio tries it there, wherever it is to listen."""
-    from interface.app import free_port
+    from interface.reach import free_port
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
