@@ -17,7 +17,7 @@ run: .venv/.installed-run
 
 test: .venv/.installed-dev
 	@sh tools/debian.sh
-	@exec $(PY) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+	@exec $(PY) -m pytest -n 3 --dist loadfile -m "not slow" $(ARGS)
 
 check: .venv/.installed-dev
 	$(PY) -m ruff format --check .
