@@ -70,7 +70,7 @@ class Tab:
         if self.page.is_closed() or len(self.page.context.pages) > 1:
             return False
         try:
-            # Of the same site, so that it stays in its process, which knows the scripts; nothing of the app's runs in it.
+            # Of the same site: it stays in its process, which knows the scripts. Nothing of the app's runs in it.
             self.page.goto(urljoin(self.page.url, "manifest.json"))
         except Error:  # the app has ended
             return False
