@@ -108,6 +108,7 @@ def open_page(browser: Browser, tabs: dict[str, list[Tab]], request: pytest.Fixt
             tab = shelf.pop()
             tab.problems.clear()
             tab.page.set_viewport_size(options["viewport"])
+            tab.page.mouse.move(0, 0)
         else:
             tab = Tab(browser.new_context(**options).new_page(), None if used_up else shelf)
         lent.append(tab)
