@@ -15,9 +15,10 @@ run: .venv/.installed-run
 	@$(PYTHON) tools/install.py
 	@exec $(PY) launch.py $(ARGS)
 
+# Three at once on two cores: many tests wait for children, retries and streams, in which another works.
 test: .venv/.installed-dev
 	@sh tools/debian.sh
-	@exec $(PY) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+	@exec $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
 check: .venv/.installed-dev
 	$(PY) -m ruff format --check .

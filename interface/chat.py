@@ -14,10 +14,11 @@ from gradio.components import Component
 
 from configs.schema import ModelKind
 from interface import presets_ui, transfer_ui
-from interface.chat_events import ChatEvents, choices, usual_settings
+from interface.chat_events import ChatEvents
 from interface.desk import QUIET, Desk, label
 from interface.messages import explain
 from interface.render import LATEX, notice_html
+from interface.settings import choices, usual_settings
 from interface.sidebar import Side
 
 # The page's address names its conversations, so that a reload or a bookmark finds them again.

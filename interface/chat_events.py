@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from configs.schema import ModelKind, ModelSpec
-from engines.base import Detail, GenerationSettings, ImagePart
+from engines.base import ImagePart
 from engines.errors import AppError
 from engines.job import Delta, Event, Waiting, Working
 from interface import branches
@@ -31,12 +31,13 @@ from interface.bubbles import (
     text_of,
     waited_for,
 )
-from interface.desk import Desk, LoginDesk, label
+from interface.desk import Desk, LoginDesk
 from interface.history import HeldWith, StoredMessage
 from interface.i18n import Lang, t
 from interface.latest import Latest
 from interface.messages import explain
 from interface.render import notice_html, plain, show, status_html
+from interface.settings import choices, settings_from, slider_values, usual_settings, who_answers
 
 READY = (gr.update(visible=True), gr.update(visible=False))
 BUSY = (gr.update(visible=False), gr.update(visible=True))
@@ -291,40 +292,3 @@ class ChatEvents:
         versions = branches.versions(desk.store, conversation)
         feet = earlier_html(first, lang) + feet_html(path[first:], versions, lang)
         return chat, status, *READY, feet, meter_html(path, lang), mark_of(path)
-
-
-def who_answers(spec: ModelSpec, lang: Lang) -> str:
-    """With whom one talks, and where what is said goes."""
-    if spec.remote is not None:
-        return t("chat.empty_remote", lang, title=spec.title, server=spec.remote.servers)
-    return t("chat.empty_demo" if spec.demo else "chat.empty_ready", lang, title=spec.title)
-
-
-def settings_from(
-    temperature: float, top_p: float, penalty: float, length: float, seed: float | None, detail: Detail = "auto"
-) -> GenerationSettings:
-    """The sliders' values, in their order. Raises SettingOutOfRange."""
-    fixed = None if seed is None or seed < 0 else int(seed)
-    return GenerationSettings(int(length), temperature, top_p, 0, penalty, fixed, detail).checked()
-
-
-def slider_values(settings: GenerationSettings) -> tuple[Any, ...]:
-    """The reverse, without detail."""
-    seed = -1 if settings.seed is None else settings.seed
-    return settings.temperature, settings.top_p, settings.repetition_penalty, settings.max_new_tokens, seed
-
-
-def usual_settings(spec: ModelSpec) -> tuple[Any, ...]:
-    """A model's own system prompt and sliders, in the page's order."""
-    return ("", *slider_values(GenerationSettings.of(spec.defaults)))
-
-
-def choices(desk: Desk, kind: ModelKind, also: ModelSpec | None = None) -> list[tuple[Any, str]]:
-    """The picker's models: those of a kind, and the one that a conversation happens to be held with."""
-    specs = [spec for spec in desk.library.catalogue.models if spec.kind == kind or spec == also]
-    return [marked(spec) for spec in specs]
-
-
-def marked(spec: ModelSpec) -> tuple[Any, str]:
-    """A model as a picker names it."""
-    return f"{spec.title} · {label('models.demo')}" if spec.demo else spec.title, spec.id

@@ -15,7 +15,7 @@ import logging
 import math
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 from urllib.parse import parse_qs, quote
@@ -92,6 +92,8 @@ class Door:
         elif path == f"/{LOGOUT}" and request.method == "POST":
             answer = self._logout(request)
         elif state[LOGIN]:
+            tokens = _cookies(request, self.at.session_cookie)
+            send = _while_it_lasts(send, lambda: any(self.at.sessions.stands(token) for token in tokens))
             return await self.app(scope, receive, _private(send, path))
         elif self._needs_none(request, path):
             return await self.app(scope, receive, send)
@@ -219,6 +221,23 @@ def _private(send: Send, path: str) -> Send:
         await send(message)
 
     return unkept
+
+
+def _while_it_lasts(send: Send, lasts: Callable[[], bool]) -> Send:
+    """A `send` that lets nothing more of a stream of events pass once the session has ended, and ends the stream."""
+    streams = ended = False
+
+    async def cut(message: Message) -> None:
+        nonlocal streams, ended
+        if message["type"] == "http.response.start":
+            kind = MutableHeaders(raw=list(message["headers"])).get("content-type", "")
+            streams = kind.startswith("text/event-stream")
+        if ended:
+            return  # the app learns of it as of a browser that has gone
+        ended = streams and message["type"] == "http.response.body" and not lasts()
+        await send({"type": "http.response.body"} if ended else message)
+
+    return cut
 
 
 def _up_from(request: Request, path: str) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 import gradio as gr
 
 from configs.schema import ModelSpec
-from interface.chat_events import marked
 from interface.desk import QUIET, Desk, label
 from interface.i18n import Lang, t
 from interface.memory_html import memory_html
+from interface.settings import marked
 from interface.shelf import Shelf
 
 EVERY = 1.0

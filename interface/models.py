@@ -15,9 +15,9 @@ from configs.schema import ModelKind
 from interface import memory, sources
 from interface.cards import PRESSED, CardEvents
 from interface.chat import ChatTab, Talk
-from interface.chat_events import choices
 from interface.desk import QUIET, Desk, label
 from interface.offers import Offers
+from interface.settings import choices
 from interface.shelf import Shelf
 
 BUSY_TICK = 1.0

@@ -13,11 +13,11 @@ import gradio as gr
 from configs.schema import Catalogue, ModelSpec
 from engines import disk
 from engines.probe import device_memory
-from interface.chat_events import choices, usual_settings
 from interface.desk import Desk
 from interface.i18n import Lang, t
 from interface.messages import plan_notes
 from interface.plans import first_run_html, offer_html
+from interface.settings import choices, usual_settings
 from interface.shelf import Shelf
 
 ASSUMED_SPEED = 10 * 2**20

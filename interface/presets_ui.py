@@ -10,11 +10,11 @@ import gradio as gr
 
 from configs.schema import ModelKind
 from engines.errors import AppError
-from interface.chat_events import settings_from, slider_values
 from interface.desk import QUIET, Desk, label
 from interface.i18n import t
 from interface.messages import explain
 from interface.presets import Presets, tidied
+from interface.settings import settings_from, slider_values
 
 
 @dataclass(frozen=True, slots=True)

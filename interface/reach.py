@@ -9,7 +9,6 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, MutableMapping
-from importlib.util import find_spec
 from ipaddress import ip_address
 
 from configs.errors import ConfigError
@@ -104,7 +103,7 @@ def settle_proxies(environ: MutableMapping[str, str], host: str) -> dict[str, st
     for name in ("no_proxy", "NO_PROXY"):
         listed = [part for part in environ.get(name, "").split(",") if part]
         environ[name] = ",".join(dict.fromkeys([*listed, *LOOPBACK, host]))
-    known = ("http", "https", *(("socks5", "socks5h") if find_spec("socksio") else ()))
+    known = ("http", "https", "socks5", "socks5h")
     left_out: dict[str, str] = {}
     for name in [*PROXIES, *(name.upper() for name in PROXIES)]:
         scheme, separator, rest = environ.get(name, "").partition("://")

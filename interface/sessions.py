@@ -42,6 +42,11 @@ class Sessions:
         self._open[key] = replace(found, used=now)
         return found.login
 
+    def stands(self, token: str) -> bool:
+        """Whether the session has not ended. Asking does not use it."""
+        found = self._open.get(_hash(token))
+        return found is not None and self._lasts(found, self._clock())
+
     def close(self, token: str) -> None:
         self._open.pop(_hash(token), None)
 

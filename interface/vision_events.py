@@ -9,10 +9,11 @@ import gradio as gr
 
 from configs.schema import ModelKind, ModelSpec
 from engines.base import ImagePart
-from interface.chat_events import ChatEvents, who_answers
+from interface.chat_events import ChatEvents
 from interface.history import StoredMessage
 from interface.i18n import Lang, t
 from interface.logins import login_of
+from interface.settings import who_answers
 
 SAMPLES_FOLDER = Path(__file__).parent / "samples"
 SAMPLES = ("receipt", "chart", "still_life", "formula")

@@ -12,10 +12,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED = "smollm2-135m-instruct"
+FIRST = ("test_acquire.py", "test_launch.py", "e2e", "ways", "app")
+"""What takes long comes first, and what waits beside what computes: the many small ones fill up at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """GPU tests are for machines with a card; the page's tests for those with Chromium."""
+    items.sort(key=lambda item: next((n for n, name in enumerate(FIRST) if name in item.path.parts), len(FIRST)))
     no_card = pytest.mark.skip(reason="needs a CUDA card")
     no_browser = pytest.mark.skip(reason="needs Chromium: apt-get install chromium")
     has_card, has_browser = shutil.which("nvidia-smi") is not None, shutil.which("chromium") is not None

@@ -11,11 +11,12 @@ import json
 import random
 import shutil
 import socket
+import socketserver
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -256,6 +257,46 @@ class Handler(BaseHTTPRequestHandler):
                 state.changed.wait_for(lambda: state.fault != "stall", DEADLINE * 2)
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
+
+
+class Socks(socketserver.StreamRequestHandler):
+    """A SOCKS 5 proxy's side of one connection: whatever name it is asked for, it leads to the hub at `server.port`."""
+
+    def handle(self) -> None:
+        _, methods = self.rfile.read(2)
+        self.rfile.read(methods)
+        self.wfile.write(b"\x05\x00")  # nobody is asked who they are
+        _, _, _, kind = self.rfile.read(4)
+        assert kind == 3, "a name, which the proxy looks up"
+        (length,) = self.rfile.read(1)
+        self.server.asked.append(self.rfile.read(length).decode())  # type: ignore[attr-defined]
+        self.rfile.read(2)
+        with socket.create_connection(("127.0.0.1", self.server.port)) as hub:  # type: ignore[attr-defined]
+            self.wfile.write(b"\x05\x00\x00\x01" + bytes(6))
+            back = threading.Thread(target=_carry, args=(hub, self.connection))
+            back.start()
+            _carry(self.connection, hub)
+            back.join()
+
+
+def _carry(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):  # one end has closed
+        while data := source.recv(65536):
+            sink.sendall(data)
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def socks(port: int) -> Iterator[tuple[str, list[str]]]:
+    """A SOCKS 5 proxy to what listens at `port`: its address as an environment names it, and the names it was asked."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Socks) as server:
+        server.port, server.asked = port, []  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"socks5h://127.0.0.1:{server.server_address[1]}", server.asked  # type: ignore[attr-defined]
+        server.shutdown()
+        thread.join()
 
 
 class Quiet(SimpleHTTPRequestHandler):

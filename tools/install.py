@@ -35,6 +35,7 @@ def main() -> None:
     if not PYTHON.exists():
         print("Making .venv …", flush=True)
         make_venv()
+    install_socks()
     if not card:
         install_cpu_torch()
     install(files)
@@ -64,10 +65,23 @@ def make_venv() -> None:
         sys.exit("This Python cannot make environments. On Debian and Ubuntu: sudo apt install python3-venv")
 
 
+def install_socks() -> None:
+    """Installs what pip needs for a SOCKS proxy, past all proxies: before it is here, pip cannot use such a one."""
+    proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
+    if any(value.lower().startswith("socks") for value in proxies.values()):
+        rest = {name: value for name, value in os.environ.items() if name not in proxies}
+        pip("install", requirement("PySocks"), environ=rest)
+
+
+def requirement(package: str) -> str:
+    """The line of requirements.txt that names a package."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if line.startswith(package)).split("#")[0].strip()
+
+
 def install_cpu_torch() -> None:
     """Installs torch so that no CUDA packages come along: a CPU build that pip finds by itself, or PyTorch's own."""
-    wanted = next(line for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-                  if line.startswith("torch")).split("#")[0].strip()  # fmt: skip
+    wanted = requirement("torch")
     here = subprocess.run(
         [PYTHON, "-c", "import importlib.metadata as m; print(m.version('torch'))"], capture_output=True, check=False
     )
@@ -108,8 +122,8 @@ def install(files: list[str], *options: str) -> None:
     pip("install", *options, *[part for file in files for part in ("-r", str(ROOT / file))])
 
 
-def pip(*arguments: str) -> None:
-    done = subprocess.run([PYTHON, "-m", "pip", "--disable-pip-version-check", *arguments], check=False)
+def pip(*arguments: str, environ: dict[str, str] | None = None) -> None:
+    done = subprocess.run([PYTHON, "-m", "pip", "--disable-pip-version-check", *arguments], check=False, env=environ)
     if done.returncode != 0:
         sys.exit(
             "pip failed; its words are above. Behind a slow network a mirror helps, for example\n"

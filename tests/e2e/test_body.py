@@ -200,7 +200,7 @@ def test_a_page_that_was_offline_comes_back_to_the_answer(fake: Served, open_pag
 
 def test_a_stream_that_ends_without_a_word_is_taken_up_again(fake: Served, open_page: OpenPage) -> None:
     """As a proxy's does that closes what it holds too long: in order, and in the middle."""
-    page = open_page(fake.url, OFFLINE)
+    page = open_page(fake.url, OFFLINE, used_up=True)
     settled(page)
     beat = 'data: {"msg": "heartbeat"}\n\n'
     page.route("**/queue/data?*", lambda route: route.fulfill(content_type="text/event-stream", body=beat), times=1)

@@ -52,7 +52,7 @@ def test_a_model_by_its_id_from_a_mirror_paused_over_a_restart_loaded_deleted_an
         hub.fault("stall")
         settings = {"SHUSHENG_FOLDERS": str(embedded_models), "HF_ENDPOINT": "", "MODELSCOPE_ENDPOINT": hub.url + "/no"}
         app = Served(tmp_path / "data", environ=settings)
-        page = opened(open_page(app.url))
+        page = opened(open_page(app.url, used_up=True))
         page.get_by_label("A mirror of Hugging Face").check()
         address = page.locator("#mirror textarea, #mirror input").first
         address.fill("ftp://example.org")
@@ -76,7 +76,7 @@ def test_a_model_by_its_id_from_a_mirror_paused_over_a_restart_loaded_deleted_an
         assert app.stop() == 0, app.output
 
         app = Served(tmp_path / "data", environ=settings)
-        page, asked = opened(open_page(app.url)), []
+        page, asked = opened(open_page(app.url, used_up=True)), []
         answering(page, asked)
         expect(page.locator(state(page))).to_have_text(re.compile(r"paused, \d+ %"))
         expect(page.get_by_label("A mirror of Hugging Face")).to_be_checked()
@@ -104,7 +104,7 @@ def test_a_folder_that_is_not_a_model_is_refused_and_one_that_is_can_be_chosen(
     fake: Served, open_page: OpenPage, tmp_path: Path
 ) -> None:
     folder = make_internlm2(tmp_path / "mine")
-    page, asked = opened(open_page(fake.url, locale="zh-CN", viewport=NARROW), "模型"), []
+    page, asked = opened(open_page(fake.url, used_up=True, locale="zh-CN", viewport=NARROW), "模型"), []
     answering(page, asked)
     box, news = page.locator("#add-name textarea, #add-name input").first, page.locator("#add-news")
     add = page.get_by_role("button", name="添加", exact=True)

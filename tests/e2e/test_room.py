@@ -73,7 +73,7 @@ def test_another_page_of_the_same_browser_changes_its_language_too(fake: Served,
 
 
 def test_the_theme_is_remembered_and_there_before_the_page_is(fake: Served, open_page: OpenPage) -> None:
-    page = open_page(fake.url, color_scheme="light")
+    page = open_page(fake.url, used_up=True, color_scheme="light")
     prefer(page, "Dark")
     expect(page.locator("body")).to_have_class(re.compile("dark"))
     # What the document is before Gradio's script has run: it is held back.
@@ -95,7 +95,7 @@ def test_the_theme_is_remembered_and_there_before_the_page_is(fake: Served, open
 
 
 def test_an_input_methods_enter_does_not_send(fake: Served, open_page: OpenPage) -> None:
-    page = open_page(fake.url)
+    page = open_page(fake.url, used_up=True)
     box(page).focus()
     keyboard = page.context.new_cdp_session(page)
     keyboard.send("Input.imeSetComposition", {"text": "ni hao", "selectionStart": 6, "selectionEnd": 6})
@@ -114,7 +114,7 @@ def test_an_input_methods_enter_does_not_send(fake: Served, open_page: OpenPage)
 
 
 def test_enter_in_the_image_tabs_box_heeds_the_input_method_too(fake: Served, open_page: OpenPage) -> None:
-    page = open_page(f"{fake.url}?tab=images")
+    page = open_page(f"{fake.url}?tab=images", used_up=True)
     prompt = page.locator("#image-prompt textarea")
     prompt.focus()
     keyboard = page.context.new_cdp_session(page)
@@ -191,7 +191,7 @@ def test_a_growing_answer_is_not_read_out_and_its_end_is_announced(fake: Served,
 
 
 def test_the_page_can_be_installed(fake: Served, open_page: OpenPage) -> None:
-    page = open_page(fake.url, locale="zh-CN")
+    page = open_page(fake.url, locale="zh-CN", used_up=True)
     inspector = page.context.new_cdp_session(page)
     found = inspector.send("Page.getAppManifest")
     manifest = json.loads(found["data"])

@@ -44,6 +44,7 @@ from tests.hubs import (
     packed_model,
     safetensors,
     sha256,
+    socks,
     unpack,
     write_model,
 )
@@ -208,6 +209,20 @@ def test_loopback_is_reached_past_a_dead_proxy(
         monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
     monkeypatch.setenv("no_proxy", "intranet.example")
     check(run(config := configured(tmp_path, source)), config)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_socks_proxy_is_gone_through(
+    hub: Hub, tmp_path: Path, source: SourceKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MODELSCOPE_ENDPOINT", "HF_ENDPOINT"):
+        monkeypatch.setenv(name, "http://hub.invalid")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://hub.invalid/simple/")
+    monkeypatch.setenv("PIP_TRUSTED_HOST", "hub.invalid")
+    with socks(int(hub.url.rpartition(":")[2])) as (proxy, asked):
+        monkeypatch.setenv("ALL_PROXY", proxy)
+        check(run(config := configured(tmp_path, source)), config)
+    assert set(asked) == {"hub.invalid"}
 
 
 def closed_port() -> int:

@@ -109,14 +109,27 @@ def test_a_gguf_file_is_converted_into_the_data_folder_and_goes_with_its_entry(t
         ({"hidden_size": 0}, "model_corrupt", "field"),
     ],
 )
-def test_a_folder_that_we_do_not_load_is_refused_with_the_reason(
+def test_a_layout_that_we_do_not_load_is_refused_with_the_reason(
     tmp_path: Path, change: dict[str, object], cause: str, problem: str
 ) -> None:
+    folder = changed(tmp_path, change)
+    with pytest.raises(AppError) as refused:
+        examine(folder, 1, frozenset({"tokenizer.model"}))
+    assert (refused.value.code, refused.value.facts["problem"]) == (cause, problem)
+
+
+def changed(tmp_path: Path, change: dict[str, object]) -> Path:
     folder = make_internlm2(tmp_path / "model")
     write_json(folder / "config.json", json.loads((folder / "config.json").read_text()) | change)
+    return folder
+
+
+def test_a_folder_that_we_do_not_load_is_refused_with_the_reason(tmp_path: Path) -> None:
+    folder = changed(tmp_path, {"rope_scaling": {"type": "yarn", "factor": 2.0}})
     with pytest.raises(ModelRefused) as refused:
         library(tmp_path).add(str(folder))
-    assert refused.value.facts["cause"] == cause and refused.value.facts["facts"]["problem"] == problem
+    facts = refused.value.facts
+    assert facts["cause"] == "model_unsupported" and facts["facts"]["problem"] == "rope_scaling yarn"
 
 
 def test_pickles_no_tokenizer_no_template_and_nothing_at_all_are_refused(tmp_path: Path) -> None:

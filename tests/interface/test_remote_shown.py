@@ -14,11 +14,11 @@ from engines.errors import ServerError
 from engines.library import Library
 from interface.api.errors import refusal, stated
 from interface.bubbles import usage_line
-from interface.chat_events import who_answers
 from interface.desk import Desk
 from interface.i18n import LANGS, Lang
 from interface.memory import MemoryEvents
 from interface.messages import explain
+from interface.settings import who_answers
 from interface.shelf import Shelf
 from interface.terminal import get, models, plan
 

@@ -20,9 +20,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.e2e.conftest import browser, open_page, pytest_runtest_makereport
+from tests.e2e.conftest import browser, open_page, pytest_runtest_makereport, tabs
 
-__all__ = ["browser", "open_page", "pytest_runtest_makereport"]
+__all__ = ["browser", "open_page", "pytest_runtest_makereport", "tabs"]
 
 PATHS = os.environ["PATH"] + os.pathsep + "/usr/sbin"
 LOCAL = "127.0.0.1"

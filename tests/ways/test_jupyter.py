@@ -34,7 +34,7 @@ def test_a_photo_is_asked_about(url: str, open_page: OpenPage, photo: bytes) -> 
 
 
 def test_the_page_works_without_the_slash_that_people_leave_out(url: str, open_page: OpenPage) -> None:
-    page = open_page(url.rstrip("/"))
+    page = open_page(url.rstrip("/"), used_up=True)
     outside: list[str] = []
     page.on("request", lambda one: outside.append(one.url) if not one.url.startswith(url) else None)
     say(page, "fake: words=9 after=5 hang")

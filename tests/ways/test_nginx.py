@@ -67,7 +67,7 @@ def documented(folder: Path, port: int, app: str) -> str:
 
 def page_of(site: Site, open_page: OpenPage) -> tuple[Page, list[Response]]:
     """A page, and every answer that it gets from then on."""
-    page = open_page(site.url, ignore_https_errors=True)
+    page = open_page(site.url, used_up=True, ignore_https_errors=True)
     seen: list[Response] = []
     page.on("response", lambda one: seen.append(one))
     page.reload()
