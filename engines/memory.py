@@ -92,6 +92,8 @@ class LoadSettings:
     """Of one image when no detail is asked for; 0 is as many as there may be."""
     max_batch: int = 1
     quantization: Quantization = "none"
+    graphs: bool = False
+    """Whether a text model decodes by engines/graphs.py, if it can."""
     kv_bits: int = 16
     kv_bytes: int = 0
     before_kv: int = 0

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from configs.schema import DTYPE_BYTES, ModelSpec
+from engines.graphs import lengths
 from engines.memory import GIB, MIB, PREFILL_CHUNK, Backend, Choice, Kind, LoadSettings, Need, Wishes
 from engines.prompt import KEPT
 from engines.tiling import with_thumbnail
@@ -25,6 +26,10 @@ CPU_CONTEXT = 420 * MIB
 """A worker process with torch and transformers imported, before any weight."""
 CUDA_HOST = 1536 * MIB
 """Host memory of a worker whose model lives on a GPU; weights stream through the page cache."""
+
+GRAPHS = (96 * MIB, 8 * MIB)
+"""What engines/graphs.py takes: so much, and so much for each length it has a graph for. An estimate, not yet measured:
+a workspace of cuBLAS (32 MiB on Hopper), the sampler's copies of the vocabulary, nodes of some 500 kernels a graph."""
 
 TURBOMIND_CONTEXT = 864 * MIB
 """torch's context and TurboMind's own, with its kernels' workspaces: 862 MiB on an H100."""
@@ -67,7 +72,9 @@ LADDER: tuple[Room, ...] = (
 def choices(spec: ModelSpec, kind: Kind, wishes: Wishes) -> list[Choice]:
     """The ways to load a model on such a device, the best first; none if it cannot be loaded there at all."""
     if spec.vision is None:
-        found = [_text(spec, kind, context) for context in _contexts(spec, wishes)]
+        # Memory is for the context first, then for graphs.
+        ways = (True, False) if kind == "cuda" else (False,)
+        found = [_text(spec, kind, context, graphs) for context in _contexts(spec, wishes) for graphs in ways]
     else:
         found = [one for backend in _backends(kind, wishes) for one in _vision(spec, kind, backend, wishes)]
     corrected = [_as_measured(one, wishes) for one in found]
@@ -126,10 +133,14 @@ def kv_slab(block: int) -> tuple[int, int]:
     return slab, slab // block
 
 
-def _text(spec: ModelSpec, kind: Kind, context: int) -> Choice:
+def _text(spec: ModelSpec, kind: Kind, context: int, graphs: bool) -> Choice:
     dtype = spec.dtype if kind == "cuda" else spec.cpu_dtype
-    settings = LoadSettings("transformers", kind, dtype, context)
-    return Choice(settings, need_of(spec, kind, context), context >= COMFORTABLE)
+    settings = LoadSettings("transformers", kind, dtype, context, graphs=graphs)
+    need = need_of(spec, kind, context)
+    if graphs:
+        fixed, each = GRAPHS
+        need = replace(need, workspace=need.workspace + fixed + each * len(lengths(context)))
+    return Choice(settings, need, context >= COMFORTABLE)
 
 
 def _contexts(spec: ModelSpec, wishes: Wishes) -> list[int]:

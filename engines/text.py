@@ -6,6 +6,7 @@ cache already is reused, the rest is computed.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -18,10 +19,13 @@ from engines.base import Emit, FinishReason, GenerationSettings, Message, Usage
 from engines.checkpoints import load_model, load_tokenizer
 from engines.decode import Sink, decoded
 from engines.errors import Cancelled
+from engines.graphs import Decoder
 from engines.kv import KVCache
 from engines.memory import LoadSettings
 from engines.probe import device_memory, process_memory
 from engines.prompt import ChatFormat, Prompt, fit
+
+log = logging.getLogger(__name__)
 
 LATE = 64
 """Tokens that may have been written after an answer was stopped, and before that was heard."""
@@ -42,9 +46,9 @@ class TextEngine:
     ) -> None:
         stage("libraries")
         import torch
-        from transformers.utils import logging
+        from transformers.utils.logging import disable_progress_bar
 
-        logging.disable_progress_bar()
+        disable_progress_bar()
         # On Hopper cards torch prefers cuDNN's attention, which fails for want of a workspace where memory is short.
         torch.backends.cuda.enable_cudnn_sdp(False)
         self._torch = torch
@@ -62,8 +66,11 @@ class TextEngine:
         self._kv = KVCache(settings.context)
         self._cached: list[Hashable] = []
         self._written: list[Hashable] = []
+        self._decoder: Decoder | None = None
         stage("warming")
         self._warm_up()
+        if settings.graphs:
+            self._decoder = self._checked_decoder()
 
     def generate(self, messages: Sequence[Message], settings: GenerationSettings, emit: Emit) -> Usage:
         """See engines.base.Engine. A cancelled answer returns its Usage, too."""
@@ -104,7 +111,7 @@ class TextEngine:
         return process_memory(os.getpid(), "cpu")
 
     def close(self) -> None:
-        del self._model, self._kv
+        del self._decoder, self._model, self._kv
 
     def _context_bytes(self) -> int:
         """What the process holds of the card outside torch's allocator, as far as the driver tells."""
@@ -199,17 +206,44 @@ class TextEngine:
         with self._torch.inference_mode():
             self._model(self._tensor(ids), past_key_values=self._kv.cache, use_cache=True, logits_to_keep=1)
 
+    def _checked_decoder(self) -> Decoder | None:
+        """The decoder that asks least of the host, if it computes what the model does; None where `generate` must do."""
+        try:
+            decoder = Decoder(self._model, self._kv, self._settings.context)
+            decoder.check(self._format([Message.of("user", "Hello")]))
+        except Exception as error:
+            cause = f"{type(error).__name__}: {error}".splitlines()[0]
+            log.warning("Decoding by generate, not by CUDA graphs: %s", cause)
+        else:
+            log.info("Decoding by CUDA graphs")
+            return decoder
+        self._warm_up()  # what a failed capture broke for good fails the load, and no answer
+        return None
+
     def _decode(self, ids: list[int], settings: GenerationSettings, sink: Sink) -> None:
+        if settings.seed is None:
+            self._torch.seed()
+        else:
+            self._torch.manual_seed(settings.seed)
+        most = min(settings.max_new_tokens, self._settings.context - len(ids))
+        if self._decoder is None:
+            self._generate(ids, settings, most, sink)
+            return
+        try:
+            for token in self._decoder.tokens(ids, settings, most):
+                sink.add(token)
+                if token in self._stop_ids:
+                    break
+        finally:
+            self._kv.cut(len(ids) - 1 + len(sink.ids))
+
+    def _generate(self, ids: list[int], settings: GenerationSettings, most: int, sink: Sink) -> None:
         from transformers import GenerationConfig
 
         torch = self._torch
-        if settings.seed is None:
-            torch.seed()
-        else:
-            torch.manual_seed(settings.seed)
         sampled = settings.temperature > 0
         config = GenerationConfig(
-            max_new_tokens=min(settings.max_new_tokens, self._settings.context - len(ids)),
+            max_new_tokens=most,
             do_sample=sampled,
             repetition_penalty=settings.repetition_penalty,
             eos_token_id=self._stop_ids,

@@ -16,7 +16,7 @@ from engines.memory import (
     Resident,
     Wishes,
 )
-from engines.need import need_of
+from engines.need import choices, need_of
 from engines.planner import plan_load
 
 CATALOGUE = load_catalogue()
@@ -105,7 +105,19 @@ def test_a_context_asked_for_is_not_quietly_changed() -> None:
 def test_a_reduced_context_is_said() -> None:
     assert codes(plan_load(LARGE, card(8))) == ["fits"]
     plan = plan_load(LARGE, card(5.0))
-    assert codes(plan) == ["fits", "context_reduced"] and plan.reasons[1].facts == {"wanted": 8192, "context": 4096}
+    assert codes(plan)[:2] == ["fits", "context_reduced"] and plan.reasons[1].facts == {"wanted": 8192, "context": 4096}
+
+
+def test_graphs_take_what_the_context_leaves_and_never_make_a_plan_worse() -> None:
+    with_graphs, without = choices(LARGE, "cuda", Wishes())[:2]
+    assert with_graphs.settings.graphs and not without.settings.graphs
+    assert with_graphs.settings.context == without.settings.context == 8192
+    between = (without.need.total + with_graphs.need.total) // 2
+    plan = plan_load(LARGE, card((between + 256 * MIB) / GIB))
+    assert plan.settings == without.settings and codes(plan) == ["fits", "no_graphs"]
+    plan = plan_load(LARGE, card((with_graphs.need.total + 256 * MIB) / GIB + 0.001))
+    assert plan.settings == with_graphs.settings and codes(plan) == ["fits"]
+    assert not any(one.settings.graphs for one in choices(LARGE, "cpu", Wishes()))
 
 
 def codes(plan: MemoryPlan) -> list[str]:

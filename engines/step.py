@@ -1,0 +1,119 @@
+"""One token through a Llama model of transformers, as a function of tensors whose shapes never change.
+
+The model's own forward asks the device for values and makes tensors of new sizes, which a CUDA graph cannot hold; and
+it runs many kernels where few would do. This computes the same from the same weights and the same KV cache.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engines.kv import KVCache
+
+
+class NotLlama(Exception):
+    """A model that is not computed here, and what of it is in the way."""
+
+
+class Step:
+    """The step of one model over the filled buffers of `kv`. Call in inference mode.
+
+    Projections that read the same values are joined: their weights become one tensor, of which the model's own modules
+    hold parts from then on. At most one layer's lie in memory twice while that is done. Raises NotLlama.
+    """
+
+    def __init__(self, model: Any, kv: KVCache, context: int) -> None:
+        import torch
+        from transformers import LlamaForCausalLM
+
+        if type(model) is not LlamaForCausalLM:
+            raise NotLlama(type(model).__name__)
+        self._torch, self._model, config = torch, model, model.config
+        rope = config.rope_parameters["rope_type"]
+        if rope not in ("default", "linear", "llama3", "dynamic"):
+            raise NotLlama(rope)
+        if rope == "dynamic" and context > config.max_position_embeddings:
+            raise NotLlama("its rotary frequencies change within the context")
+        self._heads, self._kv_heads, self._size = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
+        weight = model.lm_head.weight
+        self._slots = torch.arange(context, device=weight.device)
+        self._rotary = self._rotations(weight)
+        self._layers = []
+        for layer, (keys, values) in zip(model.model.layers, kv.buffers, strict=True):
+            attention, mlp = layer.self_attn, layer.mlp
+            qkv = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
+            gate_up = _joined(mlp.gate_proj, mlp.up_proj)
+            self._layers.append((layer, qkv, gate_up, keys, values))
+            # What is masked must be a number all the same: 0 times anything that memory held before may not be.
+            length = kv.length
+            keys[:, length:] = 0
+            values[:, length:] = 0
+            if weight.is_cuda:
+                torch.cuda.empty_cache()  # or the parts' memory would stay taken beside the whole's
+
+    def __call__(self, token: Any, position: Any, bucket: int) -> Any:
+        """Logits [vocab] of what follows `token` [1], which is put into the cache at `position` [1] < `bucket`.
+
+        Attention reads the first `bucket` places of the cache, and counts those up to `position`.
+        """
+        torch, model = self._torch, self._model.model
+        x = model.embed_tokens(token)
+        beyond = self._slots[:bucket] > position
+        mask = torch.zeros(bucket, dtype=x.dtype, device=x.device).masked_fill(beyond, float("-inf"))
+        cos, sin = self._rotary.index_select(0, position).unbind(1)
+        for layer, qkv, gate_up, keys, values in self._layers:
+            heads = qkv(_normed(layer.input_layernorm, x)).view(-1, self._size)
+            heads, value = heads.split([self._heads + self._kv_heads, self._kv_heads])
+            turned = torch.addcmul(heads * cos, heads.roll(self._size // 2, 1), sin)
+            query, key = turned.split([self._heads, self._kv_heads])
+            keys.index_copy_(1, position, key[:, None])
+            values.index_copy_(1, position, value[:, None])
+            seen = self._attend(query, keys[:, :bucket], values[:, :bucket], mask, layer.self_attn.scaling)
+            x = _onto(x, layer.self_attn.o_proj, seen)
+            gate, up = gate_up(_normed(layer.post_attention_layernorm, x)).chunk(2, 1)
+            x = _onto(x, layer.mlp.down_proj, layer.mlp.act_fn(gate) * up)
+        return self._model.lm_head(_normed(model.norm, x))[0]
+
+    def _attend(self, query: Any, keys: Any, values: Any, mask: Any, scale: float) -> Any:
+        """[1, heads * size] of queries [heads, size], with the heads that share a key in one product."""
+        torch = self._torch
+        query = query.view(self._kv_heads, -1, self._size)
+        scores = torch.baddbmm(mask, query, keys.transpose(1, 2), alpha=scale)
+        return torch.bmm(scores.softmax(2), values).view(1, -1)
+
+    def _rotations(self, weight: Any) -> Any:
+        """Cosines and sines of every position, [context, 2, size]; the sine's sign makes a roll of Llama's rotation."""
+        torch, half = self._torch, self._size // 2
+        cos, sin = self._model.model.rotary_emb(weight[:1], self._slots[None])
+        sign = torch.ones(self._size, dtype=sin.dtype, device=sin.device)
+        sign[:half] = -1
+        return torch.stack([cos[0], sin[0] * sign], 1)
+
+
+def _joined(*parts: Any) -> Any:
+    """A function that is all these linear layers at once, [n, in] -> [n, all their outs]; they become parts of it."""
+    import torch
+    from torch.nn import Parameter
+
+    sizes = [len(part.weight) for part in parts]
+    whole = torch.cat([part.weight for part in parts])
+    for part, rows in zip(parts, whole.split(sizes), strict=True):
+        part.weight = Parameter(rows, requires_grad=False)
+    bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
+    return lambda x: torch.nn.functional.linear(x, whole, bias)
+
+
+def _normed(norm: Any, x: Any) -> Any:
+    import torch
+
+    return torch.nn.functional.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+def _onto(x: Any, linear: Any, y: Any) -> Any:
+    """x + linear(y), in the place of x."""
+    x = x.addmm_(y, linear.weight.t())
+    return x if linear.bias is None else x.add_(linear.bias)
