@@ -207,7 +207,7 @@ class TextEngine:
             self._model(self._tensor(ids), past_key_values=self._kv.cache, use_cache=True, logits_to_keep=1)
 
     def _checked_decoder(self) -> Decoder | None:
-        """The decoder that asks least of the host, if it computes what the model does; None where `generate` must do."""
+        """A decoder that asks little of the host, if it computes what the model does; None where `generate` must do."""
         try:
             decoder = Decoder(self._model, self._kv, self._settings.context)
             decoder.check(self._format([Message.of("user", "Hello")]))
