@@ -6,7 +6,6 @@ one's token has been read: the card never waits. The token comes to the host in 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,7 +14,6 @@ from engines.kv import KVCache
 from engines.sampling import Sampler
 from engines.step import Step
 
-SHORTEST = 1024
 TRIALS = 3
 """Runs before a capture, in which libraries choose their kernels and take their workspaces."""
 ROUNDING = 0.1
@@ -33,22 +31,22 @@ class Decoder:
     called, one after the other. Raises step.NotLlama, and whatever a capture may raise.
     """
 
-    def __init__(self, model: Any, kv: KVCache, context: int) -> None:
+    def __init__(self, model: Any, kv: KVCache, context: int, step: type[Step]) -> None:
         import torch
 
         self._torch, self._model, self._kv = torch, model, kv
         self._device = model.device
         on_card = self._device.type == "cuda"
         with torch.inference_mode():
-            self._step = Step(model, kv, context)
+            self._step = step(model, kv, context)
             self._sampler = Sampler(model.config.vocab_size, self._device)
             self._token = torch.zeros(1, dtype=torch.int64, device=self._device)
             self._position = torch.zeros(1, dtype=torch.int64, device=self._device)
             self._logits = torch.zeros(model.config.vocab_size, dtype=model.dtype, device=self._device)
             self._read = _Reader(self._token)
             capture = _Capture(torch.cuda, self._start) if on_card else lambda work: work
-            # The longest first: the memory it takes for its results does for all the others.
-            self._buckets = {size: capture(self._forward(size)) for size in reversed(lengths(context))}
+            # The longest first: the memory that its results take does for the others.
+            self._buckets = {size: capture(self._forward(size)) for size in reversed(step.lengths(context))}
             self._greedy = capture(lambda: self._take(self._sampler.greedy(self._logits)))
             self._drawn = capture(lambda: self._take(self._sampler.drawn(self._logits)))
 
@@ -167,9 +165,3 @@ class _Reader:
             self._events[slot].synchronize()
         self._taken += 1
         return int(self._host[slot])
-
-
-def lengths(context: int) -> list[int]:
-    """How many places attention may read at once: doubling, up to all."""
-    doublings = max(0, math.ceil(math.log2(context / SHORTEST)))
-    return [SHORTEST << n for n in range(doublings)] + [context]

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from configs.schema import DTYPE_BYTES, ModelSpec
-from engines.graphs import lengths
 from engines.memory import GIB, MIB, PREFILL_CHUNK, Backend, Choice, Kind, LoadSettings, Need, Wishes
 from engines.prompt import KEPT
+from engines.step import doubling
 from engines.tiling import with_thumbnail
 
 CONTEXT_LADDER = (32768, 16384, 8192, 4096, 2048, 1024)
@@ -139,7 +139,7 @@ def _text(spec: ModelSpec, kind: Kind, context: int, graphs: bool) -> Choice:
     need = need_of(spec, kind, context)
     if graphs:
         fixed, each = GRAPHS
-        need = replace(need, workspace=need.workspace + fixed + each * len(lengths(context)))
+        need = replace(need, workspace=need.workspace + fixed + each * len(doubling(context)))
     return Choice(settings, need, context >= COMFORTABLE)
 
 

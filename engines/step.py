@@ -6,6 +6,8 @@ it runs many kernels where few would do. This computes the same from the same we
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 from engines.kv import KVCache
@@ -15,12 +17,24 @@ class NotLlama(Exception):
     """A model that is not computed here, and what of it is in the way."""
 
 
+SHORTEST = 1024
+
+
+def doubling(context: int) -> list[int]:
+    """1024 places, and twice as many again and again, up to the context."""
+    doublings = max(0, math.ceil(math.log2(context / SHORTEST)))
+    return [SHORTEST << n for n in range(doublings)] + [context]
+
+
 class Step:
-    """The step of one model over the filled buffers of `kv`. Call in inference mode.
+    """The step of one model over the filled buffers of `kv`, in torch's own kernels. Call in inference mode.
 
     Projections that read the same values are joined: their weights become one tensor, of which the model's own modules
     hold parts from then on. At most one layer's lie in memory twice while that is done. Raises NotLlama.
     """
+
+    lengths: Callable[[int], list[int]] = staticmethod(doubling)
+    """How many places attention may read at once, for a context."""
 
     def __init__(self, model: Any, kv: KVCache, context: int) -> None:
         import torch
@@ -66,7 +80,7 @@ class Step:
         mask = torch.zeros(bucket, dtype=x.dtype, device=x.device).masked_fill(beyond, float("-inf"))
         cos, sin = self._rotary.index_select(0, position).unbind(1)
         for layer, qkv, gate_up, keys, values in self._layers:
-            heads = qkv(_normed(layer.input_layernorm, x)).view(-1, self._size)
+            heads = _linear(_normed(layer.input_layernorm, x), *qkv).view(-1, self._size)
             heads, value = heads.split([self._heads + self._kv_heads, self._kv_heads])
             turned = torch.addcmul(heads * cos, heads.roll(self._size // 2, 1), sin)
             query, key = turned.split([self._heads, self._kv_heads])
@@ -74,7 +88,7 @@ class Step:
             values.index_copy_(1, position, value[:, None])
             seen = self._attend(query, keys[:, :bucket], values[:, :bucket], mask, layer.self_attn.scaling)
             x = _onto(x, layer.self_attn.o_proj, seen)
-            gate, up = gate_up(_normed(layer.post_attention_layernorm, x)).chunk(2, 1)
+            gate, up = _linear(_normed(layer.post_attention_layernorm, x), *gate_up).chunk(2, 1)
             x = _onto(x, layer.mlp.down_proj, layer.mlp.act_fn(gate) * up)
         return self._model.lm_head(_normed(model.norm, x))[0]
 
@@ -94,8 +108,44 @@ class Step:
         return torch.stack([cos[0], sin[0] * sign], 1)
 
 
-def _joined(*parts: Any) -> Any:
-    """A function that is all these linear layers at once, [n, in] -> [n, all their outs]; they become parts of it."""
+class FusedStep(Step):
+    """The same in Triton's kernels, which read of the cache what is in use and no more.
+
+    Raises ImportError where there is no Triton, and NotLlama or ValueError for what its kernels do not do.
+    """
+
+    lengths = staticmethod(lambda context: [context])
+
+    def __init__(self, model: Any, kv: KVCache, context: int) -> None:
+        from engines.kernels import Kernels
+
+        config = model.config
+        if config.attention_bias or config.mlp_bias or config.hidden_act != "silu":
+            raise NotLlama("a bias, or another activation than silu")
+        super().__init__(model, kv, context)
+        weight = model.lm_head.weight
+        self._kernels = Kernels(weight, self._heads, self._kv_heads, self._size)
+        self._qkv = weight.new_empty((self._heads + 2 * self._kv_heads) * self._size)
+        self._gated = weight.new_empty(config.intermediate_size)
+        self._out = weight.new_empty(config.vocab_size)
+
+    def __call__(self, token: Any, position: Any, bucket: int) -> Any:
+        model, linear = self._model.model, self._kernels.linear
+        x = model.embed_tokens(token)[0]
+        for layer, (qkv, _), (gate_up, _), keys, values in self._layers:
+            attention, norm = layer.self_attn, layer.input_layernorm
+            linear(x, qkv, self._qkv, norm.weight, norm.variance_epsilon)
+            seen = self._kernels.attention(self._qkv, self._rotary, position, keys, values, attention.scaling)
+            linear(seen, attention.o_proj.weight, x, added=True)
+            norm = layer.post_attention_layernorm
+            linear(x, gate_up, self._gated, norm.weight, norm.variance_epsilon, gated=True)
+            linear(self._gated, layer.mlp.down_proj.weight, x, added=True)
+        norm = model.norm
+        return linear(x, self._model.lm_head.weight, self._out, norm.weight, norm.variance_epsilon)
+
+
+def _joined(*parts: Any) -> tuple[Any, Any]:
+    """Weight and bias that are all these linear layers at once; they become parts of it."""
     import torch
     from torch.nn import Parameter
 
@@ -104,7 +154,13 @@ def _joined(*parts: Any) -> Any:
     for part, rows in zip(parts, whole.split(sizes), strict=True):
         part.weight = Parameter(rows, requires_grad=False)
     bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
-    return lambda x: torch.nn.functional.linear(x, whole, bias)
+    return whole, bias
+
+
+def _linear(x: Any, weight: Any, bias: Any) -> Any:
+    import torch
+
+    return torch.nn.functional.linear(x, weight, bias)
 
 
 def _normed(norm: Any, x: Any) -> Any:

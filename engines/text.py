@@ -24,6 +24,7 @@ from engines.kv import KVCache
 from engines.memory import LoadSettings
 from engines.probe import device_memory, process_memory
 from engines.prompt import ChatFormat, Prompt, fit
+from engines.step import FusedStep, Step
 
 log = logging.getLogger(__name__)
 
@@ -208,15 +209,19 @@ class TextEngine:
 
     def _checked_decoder(self) -> Decoder | None:
         """A decoder that asks little of the host, if it computes what the model does; None where `generate` must do."""
-        try:
-            decoder = Decoder(self._model, self._kv, self._settings.context)
-            decoder.check(self._format([Message.of("user", "Hello")]))
-        except Exception as error:
-            cause = f"{type(error).__name__}: {error}".splitlines()[0]
-            log.warning("Decoding by generate, not by CUDA graphs: %s", cause)
-        else:
-            log.info("Decoding by CUDA graphs")
-            return decoder
+        on_card = self._settings.device == "cuda"
+        for step in (FusedStep, Step) if on_card else (Step,):
+            try:
+                decoder = Decoder(self._model, self._kv, self._settings.context, step)
+                decoder.check(self._format([Message.of("user", "Hello")]))
+            except Exception as error:
+                cause = f"{type(error).__name__}: {error}".splitlines()[0]
+                log.warning("Not decoding by CUDA graphs of %s: %s", step.__name__, cause)
+            else:
+                log.info("Decoding by CUDA graphs of %s", step.__name__)
+                return decoder
+            if on_card:
+                self._torch.cuda.empty_cache()
         self._warm_up()  # what a failed capture broke for good fails the load, and no answer
         return None
 

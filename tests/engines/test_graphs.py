@@ -11,15 +11,15 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from engines import graphs
+from engines import step as steps
 from engines.base import GenerationSettings, Message, Usage
 from engines.checkpoints import load_model
 from engines.errors import Cancelled
-from engines.graphs import Decoder, WrongResult, lengths
+from engines.graphs import Decoder, WrongResult
 from engines.kv import KVCache
 from engines.memory import LoadSettings
 from engines.sampling import Sampler
-from engines.step import NotLlama, Step
+from engines.step import NotLlama, Step, doubling
 from engines.text import TextEngine
 from tests.checkpoints import make_internlm2, make_llama
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def short_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
     """Borders that a short answer crosses."""
-    monkeypatch.setattr(graphs, "SHORTEST", 32)
+    monkeypatch.setattr(steps, "SHORTEST", 32)
 
 
 def load(folder: Path, graphs: bool = True, context: int = 512, **more: Any) -> TextEngine:
@@ -76,7 +76,7 @@ def test_logits_are_the_models_on_both_sides_of_every_border(tmp_path: Path, var
         model(ids[:, :20], past_key_values=kv.cache)
         step = Step(model, kv, 128)
         for at in range(20, 128):
-            bucket = next(size for size in lengths(128) if size > at)
+            bucket = next(size for size in doubling(128) if size > at)
             logits = step(ids[0, at : at + 1], torch.tensor([at]), bucket)
             assert torch.allclose(logits, wanted[at], atol=1e-4, rtol=1e-4), at
         kv.cut(128)
@@ -109,7 +109,7 @@ def test_joined_weights_are_the_models_own_and_lie_in_memory_once(folder: Path) 
 
 @pytest.mark.parametrize(("context", "wanted"), [(20, [20]), (32, [32]), (33, [32, 33]), (128, [32, 64, 128])])
 def test_lengths_double_up_to_the_context(context: int, wanted: list[int]) -> None:
-    assert lengths(context) == wanted
+    assert doubling(context) == wanted
 
 
 # -- the sampler -----------------------------------------------------------------------------------------------------
