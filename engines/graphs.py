@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from engines.base import GenerationSettings
+from engines.chooser import Chooser
 from engines.kv import KVCache
-from engines.sampling import Sampler
 from engines.step import Step
 
 TRIALS = 3
@@ -39,7 +39,7 @@ class Decoder:
         on_card = self._device.type == "cuda"
         with torch.inference_mode():
             self._step = step(model, kv, context)
-            self._sampler = Sampler(model.config.vocab_size, self._device)
+            self._chooser = Chooser(model.config.vocab_size, self._device)
             self._token = torch.zeros(1, dtype=torch.int64, device=self._device)
             self._position = torch.zeros(1, dtype=torch.int64, device=self._device)
             self._logits = torch.zeros(model.config.vocab_size, dtype=model.dtype, device=self._device)
@@ -47,8 +47,8 @@ class Decoder:
             capture = _Capture(torch.cuda, self._start) if on_card else lambda work: work
             # The longest first: the memory that its results take does for the others.
             self._buckets = {size: capture(self._forward(size)) for size in reversed(step.lengths(context))}
-            self._greedy = capture(lambda: self._take(self._sampler.greedy(self._logits)))
-            self._drawn = capture(lambda: self._take(self._sampler.drawn(self._logits)))
+            self._greedy = capture(lambda: self._take(self._chooser.greedy(self._logits)))
+            self._drawn = capture(lambda: self._take(self._chooser.drawn(self._logits)))
 
     def tokens(self, ids: Sequence[int], settings: GenerationSettings, most: int) -> Iterator[int]:
         """The answer's tokens after the prompt `ids`, of which the KV cache has all but the last; at most `most`.
@@ -58,7 +58,7 @@ class Decoder:
         self._read.reset()
         with self._torch.inference_mode():
             self._start(ids[-1], len(ids) - 1)
-            self._sampler.prepare(ids, settings)
+            self._chooser.prepare(ids, settings)
         choose = self._drawn if settings.temperature > 0 else self._greedy
         self._run(len(ids), choose)
         for count in range(1, most + 1):

@@ -29,8 +29,9 @@ def doubling(context: int) -> list[int]:
 class Step:
     """The step of one model over the filled buffers of `kv`, in torch's own kernels. Call in inference mode.
 
-    Projections that read the same values are joined: their weights become one tensor, of which the model's own modules
-    hold parts from then on. At most one layer's lie in memory twice while that is done. Raises NotLlama.
+    Weights that are multiplied with the same values are made neighbours, so that one product does for all of them; the
+    model's own modules hold them there from then on. At most one layer's lie in memory twice while that is done.
+    Raises NotLlama.
     """
 
     lengths: Callable[[int], list[int]] = staticmethod(doubling)
@@ -58,16 +59,16 @@ class Step:
         self._rotary = self._rotations(weight)
         self._layers = []
         for layer, (keys, values) in zip(model.model.layers, kv.buffers, strict=True):
-            attention, mlp = layer.self_attn, layer.mlp
-            qkv = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
-            gate_up = _joined(mlp.gate_proj, mlp.up_proj)
+            if weight.is_cuda:
+                torch.cuda.empty_cache()  # or the memory of the layer before would stay taken beside its new one
+            qkv, gate_up = _neighbours(layer)
             self._layers.append((layer, qkv, gate_up, keys, values))
             # What is masked must be a number all the same: 0 times anything that memory held before may not be.
             length = kv.length
             keys[:, length:] = 0
             values[:, length:] = 0
-            if weight.is_cuda:
-                torch.cuda.empty_cache()  # or the parts' memory would stay taken beside the whole's
+        if weight.is_cuda:
+            torch.cuda.empty_cache()
 
     def __call__(self, token: Any, position: Any, bucket: int) -> Any:
         """Logits [vocab] of what follows `token` [1], which is put into the cache at `position` [1] < `bucket`.
@@ -144,17 +145,30 @@ class FusedStep(Step):
         return linear(x, self._model.lm_head.weight, self._out, norm.weight, norm.variance_epsilon)
 
 
-def _joined(*parts: Any) -> tuple[Any, Any]:
-    """Weight and bias that are all these linear layers at once; they become parts of it."""
+def _neighbours(layer: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """Weight and bias of a layer's query, key and value in one, and those of its gate and up in one.
+
+    All its large weights move into one piece of memory: what they leave behind is whole pieces, too, and can be freed.
+    """
     import torch
     from torch.nn import Parameter
 
-    sizes = [len(part.weight) for part in parts]
-    whole = torch.cat([part.weight for part in parts])
-    for part, rows in zip(parts, whole.split(sizes), strict=True):
-        part.weight = Parameter(rows, requires_grad=False)
-    bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
-    return whole, bias
+    attention, mlp = layer.self_attn, layer.mlp
+    joined = (attention.q_proj, attention.k_proj, attention.v_proj), (mlp.gate_proj, mlp.up_proj)
+    parts = [*joined[0], *joined[1], attention.o_proj, mlp.down_proj]
+    all_of_them = parts[0].weight.new_empty(sum(part.weight.numel() for part in parts))
+    rest, starts = all_of_them, {}
+    for part in parts:
+        starts[part] = all_of_them.numel() - rest.numel()
+        place, rest = rest.split([part.weight.numel(), rest.numel() - part.weight.numel()])
+        part.weight = Parameter(place.view_as(part.weight).copy_(part.weight), requires_grad=False)
+
+    def whole(some: tuple[Any, ...]) -> tuple[Any, Any]:
+        rows, width = sum(len(part.weight) for part in some), some[0].weight.shape[1]
+        weight = all_of_them[starts[some[0]] :][: rows * width].view(rows, width)
+        return weight, None if some[0].bias is None else torch.cat([part.bias for part in some])
+
+    return whole(joined[0]), whole(joined[1])
 
 
 def _linear(x: Any, weight: Any, bias: Any) -> Any:

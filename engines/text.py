@@ -36,6 +36,8 @@ class TextEngine:
     """One loaded text model. `reuse_prefix` False recomputes every prompt whole, for comparison."""
 
     parallel = 1
+    _decoder: Decoder | None = None
+    """Where there is none, transformers' `generate` decodes."""
 
     def __init__(
         self,
@@ -67,11 +69,8 @@ class TextEngine:
         self._kv = KVCache(settings.context)
         self._cached: list[Hashable] = []
         self._written: list[Hashable] = []
-        self._decoder: Decoder | None = None
         stage("warming")
         self._warm_up()
-        if settings.graphs:
-            self._decoder = self._checked_decoder()
 
     def generate(self, messages: Sequence[Message], settings: GenerationSettings, emit: Emit) -> Usage:
         """See engines.base.Engine. A cancelled answer returns its Usage, too."""
@@ -112,7 +111,8 @@ class TextEngine:
         return process_memory(os.getpid(), "cpu")
 
     def close(self) -> None:
-        del self._decoder, self._model, self._kv
+        self._decoder = None
+        del self._model, self._kv
 
     def _context_bytes(self) -> int:
         """What the process holds of the card outside torch's allocator, as far as the driver tells."""
@@ -133,6 +133,8 @@ class TextEngine:
             self._kv.cut(self._settings.context - chunk)
             self._forward([0] * chunk)
         self._kv.cut(0)
+        if self._settings.graphs:
+            self._decoder = self._checked_decoder()
 
     @contextmanager
     def _cache_for(self, prompt: Prompt, sink: Sink) -> Iterator[int]:
@@ -209,11 +211,12 @@ class TextEngine:
 
     def _checked_decoder(self) -> Decoder | None:
         """A decoder that asks little of the host, if it computes what the model does; None where `generate` must do."""
+        hello = self._format([Message.of("user", "Hello")])
         on_card = self._settings.device == "cuda"
         for step in (FusedStep, Step) if on_card else (Step,):
             try:
                 decoder = Decoder(self._model, self._kv, self._settings.context, step)
-                decoder.check(self._format([Message.of("user", "Hello")]))
+                decoder.check(hello)
             except Exception as error:
                 cause = f"{type(error).__name__}: {error}".splitlines()[0]
                 log.warning("Not decoding by CUDA graphs of %s: %s", step.__name__, cause)
@@ -222,7 +225,9 @@ class TextEngine:
                 return decoder
             if on_card:
                 self._torch.cuda.empty_cache()
-        self._warm_up()  # what a failed capture broke for good fails the load, and no answer
+        self._kv.cut(0)
+        self._forward(hello)  # what a failed capture broke for good fails the load, and no answer
+        self._kv.cut(0)
         return None
 
     def _decode(self, ids: list[int], settings: GenerationSettings, sink: Sink) -> None:

@@ -14,11 +14,11 @@ from transformers import GenerationConfig
 from engines import step as steps
 from engines.base import GenerationSettings, Message, Usage
 from engines.checkpoints import load_model
+from engines.chooser import Chooser
 from engines.errors import Cancelled
 from engines.graphs import Decoder, WrongResult
 from engines.kv import KVCache
 from engines.memory import LoadSettings
-from engines.sampling import Sampler
 from engines.step import NotLlama, Step, doubling
 from engines.text import TextEngine
 from tests.checkpoints import make_internlm2, make_llama
@@ -112,7 +112,7 @@ def test_lengths_double_up_to_the_context(context: int, wanted: list[int]) -> No
     assert doubling(context) == wanted
 
 
-# -- the sampler -----------------------------------------------------------------------------------------------------
+# -- the chooser -----------------------------------------------------------------------------------------------------
 
 CHAIN = [
     GenerationSettings(temperature=t, top_p=p, top_k=k, repetition_penalty=r)
@@ -127,9 +127,9 @@ def test_candidates_are_what_transformers_chain_leaves(plain: TextEngine, settin
     logits = torch.randn(200, generator=torch.Generator().manual_seed(3)) * 3
     logits[50:60] = logits[40]  # some are alike
     prompt = [3, 5, 5, 40, 77]
-    sampler = Sampler(200, "cpu")
-    sampler.prepare(prompt, settings)
-    scores, tokens = sampler.candidates(logits)
+    chooser = Chooser(200, "cpu")
+    chooser.prepare(prompt, settings)
+    scores, tokens = chooser.candidates(logits)
     got = torch.empty(200).scatter_(0, tokens, scores)
     assert torch.equal(got, transformers_scores(plain._model, prompt, logits, settings))
 
@@ -147,13 +147,13 @@ def test_draws_come_as_often_as_they_are_likely() -> None:
     torch.manual_seed(5)
     settings = GenerationSettings(temperature=0.9, top_p=0.9, top_k=6, repetition_penalty=1.2)
     logits = torch.tensor([2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -3.0])
-    sampler, counts = Sampler(8, "cpu"), torch.zeros(8)
-    sampler.prepare([0], settings)
-    scores, tokens = sampler.candidates(logits)
+    chooser, counts = Chooser(8, "cpu"), torch.zeros(8)
+    chooser.prepare([0], settings)
+    scores, tokens = chooser.candidates(logits)
     wanted = torch.zeros(8).scatter_(0, tokens, scores.softmax(0))
     for _ in range(6000):
-        sampler.prepare([0], settings)
-        counts[sampler.drawn(logits)] += 1
+        chooser.prepare([0], settings)
+        counts[chooser.drawn(logits)] += 1
     expected = wanted * 6000
     assert bool((counts[expected == 0] == 0).all())
     squares = ((counts - expected) ** 2 / expected)[expected > 0].sum()
@@ -161,12 +161,12 @@ def test_draws_come_as_often_as_they_are_likely() -> None:
 
 
 def test_what_was_chosen_is_penalized_the_next_time() -> None:
-    sampler = Sampler(4, "cpu")
-    sampler.prepare([3], GenerationSettings(temperature=0.0, repetition_penalty=2.0))
+    chooser = Chooser(4, "cpu")
+    chooser.prepare([3], GenerationSettings(temperature=0.0, repetition_penalty=2.0))
     logits = torch.tensor([1.0, 0.9, 0.7, 1.1])
-    assert [int(sampler.greedy(logits)) for _ in range(3)] == [0, 1, 2]
-    sampler.prepare([2], GenerationSettings(temperature=0.0, repetition_penalty=2.0))
-    assert int(sampler.greedy(logits)) == 3, "an answer before this one is forgotten"
+    assert [int(chooser.greedy(logits)) for _ in range(3)] == [0, 1, 2]
+    chooser.prepare([2], GenerationSettings(temperature=0.0, repetition_penalty=2.0))
+    assert int(chooser.greedy(logits)) == 3, "an answer before this one is forgotten"
 
 
 # -- the engine ------------------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_it_stops_at_the_end_of_a_turn(folder: Path, plain: TextEngine, monkeypa
     engine = load(folder)
     end = engine._tokenizer.convert_tokens_to_ids("<|im_end|>")
     chosen = iter([7, end, 9, 9])
-    monkeypatch.setattr(engine._decoder._sampler, "greedy", lambda logits: torch.tensor([next(chosen)]))
+    monkeypatch.setattr(engine._decoder._chooser, "greedy", lambda logits: torch.tensor([next(chosen)]))
     usage = answer(engine, ask("x"))[1]
     assert usage.reason == "stop" and usage.new_tokens == 2 and engine._cached[-1] == 7
     monkeypatch.undo()
