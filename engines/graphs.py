@@ -50,6 +50,12 @@ class Decoder:
             self._greedy = capture(lambda: self._take(self._chooser.greedy(self._logits)))
             self._drawn = capture(lambda: self._take(self._chooser.drawn(self._logits)))
 
+    @property
+    def name(self) -> str:
+        """For logs and benchmarks."""
+        graphs = f"{len(self._buckets)} CUDA graphs" if self._device.type == "cuda" else "no graphs"
+        return f"{type(self._step).__name__}, {graphs}"
+
     def tokens(self, ids: Sequence[int], settings: GenerationSettings, most: int) -> Iterator[int]:
         """The answer's tokens after the prompt `ids`, of which the KV cache has all but the last; at most `most`.
 

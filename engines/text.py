@@ -110,6 +110,11 @@ class TextEngine:
             return int(self._torch.cuda.max_memory_reserved()) + self._context_bytes()
         return process_memory(os.getpid(), "cpu")
 
+    @property
+    def decoded_by(self) -> str:
+        """What makes the tokens of this load, as the log has it."""
+        return self._decoder.name if self._decoder else "generate"
+
     def close(self) -> None:
         self._decoder = None
         del self._model, self._kv
@@ -221,7 +226,7 @@ class TextEngine:
                 cause = f"{type(error).__name__}: {error}".splitlines()[0]
                 log.warning("Not decoding by CUDA graphs of %s: %s", step.__name__, cause)
             else:
-                log.info("Decoding by CUDA graphs of %s", step.__name__)
+                log.info("Decoding by %s", decoder.name)
                 return decoder
             if on_card:
                 self._torch.cuda.empty_cache()
