@@ -70,9 +70,12 @@ class Sink:
             self._prompt_seen = True
             return
         for token in value.tolist():
-            self.first_token = self.first_token or time.monotonic()
-            self.ids.append(token)
-            self._emit(self._decoder.step(token))
+            self.add(token)
+
+    def add(self, token: int) -> None:
+        self.first_token = self.first_token or time.monotonic()
+        self.ids.append(token)
+        self._emit(self._decoder.step(token))
 
     def end(self) -> None:
         """What was held back is given out by `flush`, which generate does not call when it is cancelled."""

@@ -22,8 +22,13 @@ class KVCache:
         """Tokens held."""
         return int(self.cache.get_seq_length())
 
+    @property
+    def buffers(self) -> list[tuple[Any, Any]]:
+        """Keys and values of every layer, each [heads, capacity, head size]; there are none before the first token."""
+        return [(layer._keys[0], layer._values[0]) for layer in self.cache.layers]
+
     def cut(self, length: int) -> None:
-        """Keeps the first `length` tokens of every layer."""
+        """Keeps the first `length` tokens of every layer; more than it has if they were put into the buffers."""
         for layer in self.cache.layers:
             layer.hold(length)
 

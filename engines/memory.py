@@ -94,6 +94,8 @@ class LoadSettings:
     quantization: Quantization = "none"
     weight_bits: int = 8
     """Of the decoder's weights in onnxruntime's engine."""
+    graphs: bool = False
+    """Whether a text model decodes by engines/graphs.py, if it can."""
     kv_bits: int = 16
     kv_bytes: int = 0
     before_kv: int = 0

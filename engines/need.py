@@ -11,6 +11,7 @@ from dataclasses import replace
 from configs.schema import DTYPE_BYTES, ModelSpec
 from engines.memory import GIB, MIB, PREFILL_CHUNK, Backend, Choice, Kind, LoadSettings, Need, Wishes
 from engines.prompt import KEPT
+from engines.step import doubling
 from engines.tiling import with_thumbnail
 
 CONTEXT_LADDER = (32768, 16384, 8192, 4096, 2048, 1024)
@@ -33,6 +34,10 @@ ONNX_PACKED = 118
 ONNX_CHUNK = 128
 """Tokens of a prefill at once: bounds the attention's scores, which are whole there, and how long a cancel waits."""
 
+GRAPHS = (128 * MIB, 8 * MIB)
+"""What engines/graphs.py takes: so much, and so much for each length it has a graph for. An estimate: on an H200 the
+driver's part grew by 70 MiB; the copies of the vocabulary and a workspace of cuBLAS (32 MiB) were not measured."""
+
 TURBOMIND_CONTEXT = 864 * MIB
 """torch's context and TurboMind's own, with its kernels' workspaces: 862 MiB on an H100."""
 TURBOMIND_LOADING = {"none": 108 * MIB, "awq": 816 * MIB}
@@ -47,12 +52,15 @@ KV_PAGE = 32 * MIB
 KV_BLOCK = 64
 """TurboMind hands out its KV cache in pages, and both engines tokens in blocks of so many."""
 
+LARGE_CHUNK = 4096
+"""Tokens of a prefill at once on a card with memory to spare: less of it is waiting for the host to start kernels."""
+
 BATCHES = (8, 4, 2)
 """Questions that LMDeploy's engines may answer at once, where there is memory to spare; one can be everywhere."""
 ANSWER_BYTES = {"turbomind": 8 * MIB, "pytorch": 24 * MIB}
 """Of each answer more than one, beside its KV cache: logits and their sorting, and a CUDA graph of PyTorch's."""
 BESIDE_BATCH = 6 * GIB
-"""Memory is to spare if so much is left free: room for a text model at its side, as there is without a batch."""
+"""Memory is to spare if so much is left free: room for another model at its side, as there is without it."""
 
 NATIVE_CHUNK = 64
 """Tokens of a prefill on a CPU at once: a cancel waits for no more than that."""
@@ -74,26 +82,24 @@ LADDER: tuple[Room, ...] = (
 def choices(spec: ModelSpec, kind: Kind, wishes: Wishes) -> list[Choice]:
     """The ways to load a model on such a device, the best first; none if it cannot be loaded there at all."""
     if spec.vision is None:
-        quantized = kind == "cpu" and spec.cpu_bits and "onnxruntime" != wishes.without and wishes.backend != "native"
-        text = _quantized if quantized else _text
-        found = [text(spec, kind, context) for context in _contexts(spec, wishes)]
+        found = [*_texts(spec, kind, wishes)]
     else:
         found = [one for backend in _backends(kind, wishes) for one in _vision(spec, kind, backend, wishes)]
     corrected = [_as_measured(one, wishes) for one in found]
     return [one for one in corrected if wishes.below is None or one.need.total < wishes.below]
 
 
-def need_of(spec: ModelSpec, kind: Kind, context: int) -> Need:
-    """The peak of a text model with `context` tokens of KV cache.
+def need_of(spec: ModelSpec, kind: Kind, context: int, chunk: int = PREFILL_CHUNK) -> Need:
+    """The peak of a text model with `context` tokens of KV cache, `chunk` of a prompt at once.
 
     Workspace is one prefill chunk through the widest layer, its attention mask, the keys and values of one layer
     repeated to all heads, and the sampler's copies of one row of logits.
     """
     shape = spec.shape
     size = DTYPE_BYTES[spec.dtype if kind == "cuda" else spec.cpu_dtype]
-    widest = (3 * shape.intermediate + 4 * shape.hidden) * size * PREFILL_CHUNK
+    widest = (3 * shape.intermediate + 4 * shape.hidden) * size * chunk
     repeated = 2 * shape.heads * shape.head_dim * size * context
-    mask = (1 + size) * PREFILL_CHUNK * context
+    mask = (1 + size) * chunk * context
     logits = 40 * shape.vocab
     return Need(
         weights=shape.parameters * size,
@@ -135,10 +141,36 @@ def kv_slab(block: int) -> tuple[int, int]:
     return slab, slab // block
 
 
-def _text(spec: ModelSpec, kind: Kind, context: int) -> Choice:
+def _texts(spec: ModelSpec, kind: Kind, wishes: Wishes) -> Iterator[Choice]:
+    """Memory is for the context first, then for graphs, then for speed at the start."""
+    if kind == "cpu" and spec.cpu_bits and wishes.without != "onnxruntime" and wishes.backend != "native":
+        yield from (_quantized(spec, kind, context) for context in _contexts(spec, wishes))
+        return
+    last = []
+    for context in _contexts(spec, wishes):
+        plain = _text(spec, kind, context, large=False, graphs=False)
+        graphs = _text(spec, kind, context, large=False, graphs=True)
+        if kind == "cuda" and wishes.below is None:
+            yield _text(spec, kind, context, large=True, graphs=True)
+            yield graphs
+        # What failed with graphs may have failed by them, or for want of more memory than they take: that comes first.
+        if graphs.need.total == wishes.below:
+            last.append(plain)
+        else:
+            yield plain
+    yield from last
+
+
+def _text(spec: ModelSpec, kind: Kind, context: int, large: bool, graphs: bool) -> Choice:
+    """`large`: with large pieces of a prompt, where nothing else has a use for the memory."""
     dtype = spec.dtype if kind == "cuda" else spec.cpu_dtype
-    settings = LoadSettings("transformers", kind, dtype, context)
-    return Choice(settings, need_of(spec, kind, context), context >= COMFORTABLE)
+    chunk = min(LARGE_CHUNK, context) if large else PREFILL_CHUNK
+    settings = LoadSettings("transformers", kind, dtype, context, chunk, graphs=graphs)
+    need = need_of(spec, kind, context, chunk)
+    if graphs:
+        fixed, each = GRAPHS
+        need = replace(need, workspace=need.workspace + fixed + each * len(doubling(context)))
+    return Choice(settings, need, context >= COMFORTABLE, BESIDE_BATCH if large else 0)
 
 
 def _quantized(spec: ModelSpec, kind: Kind, context: int) -> Choice:

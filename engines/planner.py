@@ -88,6 +88,8 @@ def _accepted(
         reasons.append(Note("context_reduced", {"wanted": wanted.context, "context": settings.context}))
     if settings.max_tiles < wanted.max_tiles:
         reasons.append(Note("tiles_reduced", {"wanted": wanted.max_tiles, "tiles": settings.max_tiles}))
+    if wanted.graphs and not settings.graphs:
+        reasons.append(Note("no_graphs"))
     if settings.max_batch > 1:
         reasons.append(Note("batch", {"answers": settings.max_batch}))
     if spec.vision is not None and device.kind == "cpu":

@@ -6,6 +6,7 @@ cache already is reused, the rest is computed.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -18,10 +19,14 @@ from engines.base import Emit, FinishReason, GenerationSettings, Message, Usage
 from engines.checkpoints import load_model, load_tokenizer
 from engines.decode import Sink, decoded
 from engines.errors import Cancelled
+from engines.graphs import Decoder
 from engines.kv import KVCache
 from engines.memory import LoadSettings
 from engines.probe import device_memory, process_memory
 from engines.prompt import ChatFormat, Prompt, fit
+from engines.step import FusedStep, Step
+
+log = logging.getLogger(__name__)
 
 LATE = 64
 """Tokens that may have been written after an answer was stopped, and before that was heard."""
@@ -31,6 +36,8 @@ class TextEngine:
     """One loaded text model. `reuse_prefix` False recomputes every prompt whole, for comparison."""
 
     parallel = 1
+    _decoder: Decoder | None = None
+    """Where there is none, transformers' `generate` decodes."""
 
     def __init__(
         self,
@@ -55,9 +62,9 @@ class TextEngine:
 
     def _prepare(self) -> None:
         import torch
-        from transformers.utils import logging
+        from transformers.utils.logging import disable_progress_bar
 
-        logging.disable_progress_bar()
+        disable_progress_bar()
         # On Hopper cards torch prefers cuDNN's attention, which fails for want of a workspace where memory is short.
         torch.backends.cuda.enable_cudnn_sdp(False)
         self._torch = torch
@@ -109,7 +116,13 @@ class TextEngine:
             return int(self._torch.cuda.max_memory_reserved()) + self._context_bytes()
         return process_memory(os.getpid(), "cpu")
 
+    @property
+    def decoded_by(self) -> str:
+        """What makes the tokens of this load, as the log has it."""
+        return self._decoder.name if self._decoder else "generate"
+
     def close(self) -> None:
+        self._decoder = None
         del self._model, self._kv
 
     def _context_bytes(self) -> int:
@@ -131,6 +144,8 @@ class TextEngine:
             self._kv.cut(self._settings.context - chunk)
             self._forward([0] * chunk)
         self._kv.cut(0)
+        if self._settings.graphs:
+            self._decoder = self._checked_decoder()
 
     @contextmanager
     def _cache_for(self, prompt: Prompt, sink: Sink) -> Iterator[int]:
@@ -205,17 +220,51 @@ class TextEngine:
         with self._torch.inference_mode():
             self._model(self._tensor(ids), past_key_values=self._kv.cache, use_cache=True, logits_to_keep=1)
 
+    def _checked_decoder(self) -> Decoder | None:
+        """A decoder that asks little of the host, if it computes what the model does; None where `generate` must do."""
+        hello = self._format([Message.of("user", "Hello")])
+        on_card = self._settings.device == "cuda"
+        for step in (FusedStep, Step) if on_card else (Step,):
+            try:
+                decoder = Decoder(self._model, self._kv, self._settings.context, step)
+                decoder.check(hello)
+            except Exception as error:
+                cause = f"{type(error).__name__}: {error}".splitlines()[0]
+                log.warning("Not decoding by CUDA graphs of %s: %s", step.__name__, cause)
+            else:
+                log.info("Decoding by %s", decoder.name)
+                return decoder
+            if on_card:
+                self._torch.cuda.empty_cache()
+        self._kv.cut(0)
+        self._forward(hello)  # what a failed capture broke for good fails the load, and no answer
+        self._kv.cut(0)
+        return None
+
     def _decode(self, ids: list[int], settings: GenerationSettings, sink: Sink) -> None:
+        if settings.seed is None:
+            self._torch.seed()
+        else:
+            self._torch.manual_seed(settings.seed)
+        most = min(settings.max_new_tokens, self._settings.context - len(ids))
+        if self._decoder is None:
+            self._generate(ids, settings, most, sink)
+            return
+        try:
+            for token in self._decoder.tokens(ids, settings, most):
+                sink.add(token)
+                if token in self._stop_ids:
+                    break
+        finally:
+            self._kv.cut(len(ids) - 1 + len(sink.ids))
+
+    def _generate(self, ids: list[int], settings: GenerationSettings, most: int, sink: Sink) -> None:
         from transformers import GenerationConfig
 
         torch = self._torch
-        if settings.seed is None:
-            torch.seed()
-        else:
-            torch.manual_seed(settings.seed)
         sampled = settings.temperature > 0
         config = GenerationConfig(
-            max_new_tokens=min(settings.max_new_tokens, self._settings.context - len(ids)),
+            max_new_tokens=most,
             do_sample=sampled,
             repetition_penalty=settings.repetition_penalty,
             eos_token_id=self._stop_ids,

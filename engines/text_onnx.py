@@ -43,18 +43,18 @@ class OnnxTextEngine(TextEngine):
     def _read(self, folder: Path, stage: Callable[[str], None]) -> None:
         made = quantized(folder, self._home, self._settings.weight_bits, lambda: stage("quantizing"))
         stage("weights")
-        self._kv = self._decoder = Decoder(made / GRAPH, self._settings.context, decoding_threads())
-        self._stop_ids = self._decoder.stops
+        self._kv = self._network = Decoder(made / GRAPH, self._settings.context, decoding_threads())
+        self._stop_ids = self._network.stops
 
     def close(self) -> None:
-        del self._kv, self._decoder
+        del self._kv, self._network
 
     @contextmanager
     def _all_cores(self) -> Iterator[None]:
         yield  # onnxruntime's threads are as many for a prompt as for an answer
 
     def _forward(self, ids: list[int]) -> None:
-        self._decoder.run(ids)
+        self._network.run(ids)
 
     def _decode(self, ids: list[int], settings: GenerationSettings, sink: Sink) -> None:
         from numpy import array
@@ -63,7 +63,7 @@ class OnnxTextEngine(TextEngine):
         sink.put(array(ids))
         token = ids[-1]
         for _ in range(min(settings.max_new_tokens, self._settings.context - len(ids))):
-            token = choose(self._decoder.run([token]))
+            token = choose(self._network.run([token]))
             sink.put(array([token]))
             if token in self._stop_ids:
                 break

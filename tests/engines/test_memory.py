@@ -16,7 +16,7 @@ from engines.memory import (
     Resident,
     Wishes,
 )
-from engines.need import need_of, quantized_bytes
+from engines.need import choices, need_of, quantized_bytes
 from engines.planner import plan_load
 
 CATALOGUE = load_catalogue()
@@ -126,7 +126,35 @@ def test_a_context_asked_for_is_not_quietly_changed() -> None:
 def test_a_reduced_context_is_said() -> None:
     assert codes(plan_load(LARGE, card(8))) == ["fits"]
     plan = plan_load(LARGE, card(5.0))
-    assert codes(plan) == ["fits", "context_reduced"] and plan.reasons[1].facts == {"wanted": 8192, "context": 4096}
+    assert codes(plan)[:2] == ["fits", "context_reduced"] and plan.reasons[1].facts == {"wanted": 8192, "context": 4096}
+
+
+def test_graphs_take_what_the_context_leaves_and_never_make_a_plan_worse() -> None:
+    _, with_graphs, without = choices(LARGE, "cuda", Wishes())[:3]
+    assert with_graphs.settings.graphs and not without.settings.graphs
+    assert with_graphs.settings.context == without.settings.context == 8192
+    between = (without.need.total + with_graphs.need.total) // 2
+    plan = plan_load(LARGE, card((between + 256 * MIB) / GIB))
+    assert plan.settings == without.settings and codes(plan) == ["fits", "no_graphs"]
+    plan = plan_load(LARGE, card((with_graphs.need.total + 256 * MIB) / GIB + 0.001))
+    assert plan.settings == with_graphs.settings and codes(plan) == ["fits"]
+    large = plan_load(LARGE, card(24, 24)).settings
+    assert large == replace(with_graphs.settings, prefill_chunk=4096), "where memory is to spare"
+    assert not any(one.settings.graphs for one in choices(LARGE, "cpu", Wishes()))
+
+
+def test_after_a_failure_it_is_tried_without_graphs_and_with_less_than_that() -> None:
+    all_of_them = choices(LARGE, "cuda", Wishes())
+    assert len(all_of_them) > 3
+    (only,) = choices(
+        LARGE, "cuda", Wishes(context=1024, below=choices(LARGE, "cuda", Wishes(context=1024))[1].need.total)
+    )
+    assert not only.settings.graphs, "where there is no smaller context"
+    for failed in all_of_them[:-1]:
+        after = choices(LARGE, "cuda", Wishes(below=failed.need.total))[0]
+        assert not after.settings.graphs and after.need.total < failed.need.total
+        contexts = (after.settings.context, failed.settings.context)
+        assert contexts[0] != contexts[1] or failed.settings.prefill_chunk > after.settings.prefill_chunk
 
 
 def codes(plan: MemoryPlan) -> list[str]:

@@ -130,7 +130,7 @@ def test_it_stops_where_the_model_does(engine: OnnxTextEngine, folder: Path) -> 
 def test_the_end_of_a_turn_ends_the_answer(engine: OnnxTextEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     end = engine._tokenizer.convert_tokens_to_ids("<|im_end|>")
     forced = iter([engine._tokenizer.encode("Hi", add_special_tokens=False)[0], end])
-    run = engine._decoder.run
+    run = engine._network.run
 
     def chosen(ids: list[int]) -> Any:
         logits = run(ids)
@@ -138,7 +138,7 @@ def test_the_end_of_a_turn_ends_the_answer(engine: OnnxTextEngine, monkeypatch: 
             logits[token] = 1e4
         return logits
 
-    monkeypatch.setattr(engine._decoder, "run", chosen)
+    monkeypatch.setattr(engine._network, "run", chosen)
     text, usage = answer(engine, ask("x"))
     assert usage.reason == "stop" and usage.new_tokens == 2 and "im_end" not in text and text
 

@@ -1,0 +1,189 @@
+"""One token through a Llama model of transformers, as a function of tensors whose shapes never change.
+
+The model's own forward asks the device for values and makes tensors of new sizes, which a CUDA graph cannot hold; and
+it runs many kernels where few would do. This computes the same from the same weights and the same KV cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from engines.kv import KVCache
+
+
+class NotLlama(Exception):
+    """A model that is not computed here, and what of it is in the way."""
+
+
+SHORTEST = 1024
+
+
+def doubling(context: int) -> list[int]:
+    """1024 places, and twice as many again and again, up to the context."""
+    doublings = max(0, math.ceil(math.log2(context / SHORTEST)))
+    return [SHORTEST << n for n in range(doublings)] + [context]
+
+
+class Step:
+    """The step of one model over the filled buffers of `kv`, in torch's own kernels. Call in inference mode.
+
+    Weights that are multiplied with the same values are made neighbours, so that one product does for all of them; the
+    model's own modules hold them there from then on. At most one layer's lie in memory twice while that is done.
+    Raises NotLlama.
+    """
+
+    lengths: Callable[[int], list[int]] = staticmethod(doubling)
+    """How many places attention may read at once, for a context."""
+
+    def __init__(self, model: Any, kv: KVCache, context: int) -> None:
+        import torch
+        from transformers import LlamaForCausalLM
+
+        if type(model) is not LlamaForCausalLM:
+            raise NotLlama(type(model).__name__)
+        self._torch, self._model, config = torch, model, model.config
+        rope = config.rope_parameters["rope_type"]
+        if rope not in ("default", "linear", "llama3", "dynamic"):
+            raise NotLlama(rope)
+        if rope == "dynamic" and context > config.max_position_embeddings:
+            raise NotLlama("its rotary frequencies change within the context")
+        self._heads, self._kv_heads, self._size = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
+        weight = model.lm_head.weight
+        self._slots = torch.arange(context, device=weight.device)
+        self._rotary = self._rotations(weight)
+        self._layers = []
+        for layer, (keys, values) in zip(model.model.layers, kv.buffers, strict=True):
+            if weight.is_cuda:
+                torch.cuda.empty_cache()  # or the memory of the layer before would stay taken beside its new one
+            qkv, gate_up = _neighbours(layer)
+            self._layers.append((layer, qkv, gate_up, keys, values))
+            # What is masked must be a number all the same: 0 times anything that memory held before may not be.
+            length = kv.length
+            keys[:, length:] = 0
+            values[:, length:] = 0
+        if weight.is_cuda:
+            torch.cuda.empty_cache()
+
+    def __call__(self, token: Any, position: Any, bucket: int) -> Any:
+        """Logits [vocab] of what follows `token` [1], which is put into the cache at `position` [1] < `bucket`.
+
+        Attention reads the first `bucket` places of the cache, and counts those up to `position`.
+        """
+        torch, model = self._torch, self._model.model
+        x = model.embed_tokens(token)
+        beyond = self._slots[:bucket] > position
+        mask = torch.zeros(bucket, dtype=x.dtype, device=x.device).masked_fill(beyond, float("-inf"))
+        cos, sin = self._rotary.index_select(0, position).unbind(1)
+        for layer, qkv, gate_up, keys, values in self._layers:
+            heads = _linear(_normed(layer.input_layernorm, x), *qkv).view(-1, self._size)
+            heads, value = heads.split([self._heads + self._kv_heads, self._kv_heads])
+            turned = torch.addcmul(heads * cos, heads.roll(self._size // 2, 1), sin)
+            query, key = turned.split([self._heads, self._kv_heads])
+            keys.index_copy_(1, position, key[:, None])
+            values.index_copy_(1, position, value[:, None])
+            seen = self._attend(query, keys[:, :bucket], values[:, :bucket], mask, layer.self_attn.scaling)
+            x = _onto(x, layer.self_attn.o_proj, seen)
+            gate, up = _linear(_normed(layer.post_attention_layernorm, x), *gate_up).chunk(2, 1)
+            x = _onto(x, layer.mlp.down_proj, layer.mlp.act_fn(gate) * up)
+        return self._model.lm_head(_normed(model.norm, x))[0]
+
+    def _attend(self, query: Any, keys: Any, values: Any, mask: Any, scale: float) -> Any:
+        """[1, heads * size] of queries [heads, size], with the heads that share a key in one product."""
+        torch = self._torch
+        query = query.view(self._kv_heads, -1, self._size)
+        scores = torch.baddbmm(mask, query, keys.transpose(1, 2), alpha=scale)
+        return torch.bmm(scores.softmax(2), values).view(1, -1)
+
+    def _rotations(self, weight: Any) -> Any:
+        """Cosines and sines of every position, [context, 2, size]; the sine's sign makes a roll of Llama's rotation."""
+        torch, half = self._torch, self._size // 2
+        cos, sin = self._model.model.rotary_emb(weight[:1], self._slots[None])
+        sign = torch.ones(self._size, dtype=sin.dtype, device=sin.device)
+        sign[:half] = -1
+        return torch.stack([cos[0], sin[0] * sign], 1)
+
+
+class FusedStep(Step):
+    """The same in Triton's kernels, which read of the cache what is in use and no more.
+
+    Raises ImportError where there is no Triton, and NotLlama or ValueError for what its kernels do not do.
+    """
+
+    lengths = staticmethod(lambda context: [context])
+
+    def __init__(self, model: Any, kv: KVCache, context: int) -> None:
+        from engines.kernels import Kernels
+
+        config = model.config
+        if config.attention_bias or config.mlp_bias or config.hidden_act != "silu":
+            raise NotLlama("a bias, or another activation than silu")
+        super().__init__(model, kv, context)
+        weight = model.lm_head.weight
+        self._kernels = Kernels(weight, self._heads, self._kv_heads, self._size)
+        self._qkv = weight.new_empty((self._heads + 2 * self._kv_heads) * self._size)
+        self._gated = weight.new_empty(config.intermediate_size)
+        self._out = weight.new_empty(config.vocab_size)
+
+    def __call__(self, token: Any, position: Any, bucket: int) -> Any:
+        model, linear = self._model.model, self._kernels.linear
+        x = model.embed_tokens(token)[0]
+        for layer, (qkv, _), (gate_up, _), keys, values in self._layers:
+            attention, norm = layer.self_attn, layer.input_layernorm
+            linear(x, qkv, self._qkv, norm.weight, norm.variance_epsilon)
+            seen = self._kernels.attention(self._qkv, self._rotary, position, keys, values, attention.scaling)
+            linear(seen, attention.o_proj.weight, x, added=True)
+            norm = layer.post_attention_layernorm
+            linear(x, gate_up, self._gated, norm.weight, norm.variance_epsilon, gated=True)
+            linear(self._gated, layer.mlp.down_proj.weight, x, added=True)
+        norm = model.norm
+        return linear(x, self._model.lm_head.weight, self._out, norm.weight, norm.variance_epsilon)
+
+
+def _neighbours(layer: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """Weight and bias of a layer's query, key and value in one, and those of its gate and up in one.
+
+    All its large weights move into one piece of memory: what they leave behind is whole pieces, too, and can be freed.
+    """
+    import torch
+    from torch.nn import Parameter
+
+    attention, mlp = layer.self_attn, layer.mlp
+    joined = (attention.q_proj, attention.k_proj, attention.v_proj), (mlp.gate_proj, mlp.up_proj)
+    parts = [*joined[0], *joined[1], attention.o_proj, mlp.down_proj]
+    all_of_them = parts[0].weight.new_empty(sum(part.weight.numel() for part in parts))
+    rest, starts = all_of_them, {}
+    for part in parts:
+        starts[part] = all_of_them.numel() - rest.numel()
+        place, rest = rest.split([part.weight.numel(), rest.numel() - part.weight.numel()])
+        part.weight = Parameter(place.view_as(part.weight).copy_(part.weight), requires_grad=False)
+
+    def whole(some: tuple[Any, ...]) -> tuple[Any, Any]:
+        rows, width = sum(len(part.weight) for part in some), some[0].weight.shape[1]
+        weight = all_of_them[starts[some[0]] :][: rows * width].view(rows, width)
+        return weight, None if some[0].bias is None else torch.cat([part.bias for part in some])
+
+    return whole(joined[0]), whole(joined[1])
+
+
+def _linear(x: Any, weight: Any, bias: Any) -> Any:
+    import torch
+
+    return torch.nn.functional.linear(x, weight, bias)
+
+
+def _normed(norm: Any, x: Any) -> Any:
+    import torch
+
+    return torch.nn.functional.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+def _onto(x: Any, linear: Any, y: Any) -> Any:
+    """x + linear(y), in the place of x."""
+    x = x.addmm_(y, linear.weight.t())
+    return x if linear.bias is None else x.add_(linear.bias)
