@@ -46,7 +46,9 @@ def ours(folder: Path, device: str, tokens: int, started: float) -> dict[str, An
     from engines.base import GenerationSettings, Message
     from engines.text import TextEngine
 
-    engine = TextEngine(folder, planned(device))
+    stages: list[str] = []
+    engine = TextEngine(folder, planned(device), lambda name: stages.append(f"{name} {time.time() - started:.1f}"))
+    print(f"stages began at: {', '.join(stages)}; loaded {time.time() - started:.1f}", file=sys.stderr)
 
     def asked(messages: list[Message], new: int) -> Any:
         settings = GenerationSettings(new, 0.8, 0.8, seed=1)
