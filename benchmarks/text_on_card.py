@@ -136,7 +136,8 @@ def child(name: str, folder: Path, device: str, tokens: int) -> dict[str, Any]:
         [sys.executable, "-m", "benchmarks.text_on_card_child", name, *more],
         cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    say(line := done.stdout.splitlines()[-1])
+    return dict(json.loads(line))
 
 
 if __name__ == "__main__":

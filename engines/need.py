@@ -34,7 +34,7 @@ ONNX_PACKED = 118
 ONNX_CHUNK = 128
 """Tokens of a prefill at once: bounds the attention's scores, which are whole there, and how long a cancel waits."""
 
-GRAPHS = (128 * MIB, 8 * MIB)
+GRAPHS = (256 * MIB, 8 * MIB)
 """What engines/graphs.py takes: so much, and so much for each length it has a graph for. An estimate: on an H200 the
 driver's part grew by 70 MiB; the copies of the vocabulary and a workspace of cuBLAS (32 MiB) were not measured."""
 

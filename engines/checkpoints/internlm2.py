@@ -7,6 +7,7 @@ Knows nothing of tokenizers or prompts; the published modelling code is neither 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -32,13 +33,14 @@ RENAMED = {  # parts of a tensor's name, where they differ
 }
 Convert: TypeAlias = "Callable[[str, Tensor], list[tuple[str, Tensor]]]"
 SUPPORTED = {"architectures": ["InternLM2ForCausalLM"], "hidden_act": "silu", "quantization_config": None}
+COPIERS = 4
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
 def load(
     folder: Path, config: dict[str, Any], dtype: torch.dtype, device: torch.device, attention: str
 ) -> LlamaForCausalLM:
-    """The folder's model in eval mode, with at most one tensor beyond it in memory while it loads.
+    """The folder's model in eval mode, with at most COPIERS tensors beyond it in memory while it loads.
 
     Raises ModelCorrupt(file, problem) for weights that are not exactly those that `config` asks for, and
     ModelUnsupported(file, problem) for a configuration that Llama cannot express.
@@ -156,16 +158,22 @@ def fill(model: PreTrainedModel, folder: Path, convert: Convert, dtype: torch.dt
     files = weight_files(folder)
     for file in files:
         with safe_open(file, framework="pt", device=str(device)) as tensors:
-            for stored in tensors.keys():
+
+            def put(stored: str) -> None:
                 try:
                     pairs = convert(stored, tensors.get_tensor(stored))
                 except ValueError:
-                    raise ModelCorrupt(file=file.name, problem="tensor_shape", tensor=stored) from None
+                    raise ModelCorrupt(file=file.name, problem="tensor_shape", tensor=stored) from None  # noqa: B023
                 for name, tensor in pairs:
                     if problem := _misfit(tensor, wanted.pop(name, None)):
-                        raise ModelCorrupt(file=file.name, problem=problem, tensor=stored)
+                        raise ModelCorrupt(file=file.name, problem=problem, tensor=stored)  # noqa: B023
                     owner, _, leaf = name.rpartition(".")
                     setattr(model.get_submodule(owner), leaf, Parameter(tensor.to(dtype), requires_grad=False))
+
+            # A card takes tensors faster than one thread brings pages of a mapped file in.
+            with ThreadPoolExecutor(COPIERS if device.type == "cuda" else 1) as copiers:
+                for _ in copiers.map(put, tensors.keys()):
+                    pass
     for name in wanted:
         raise ModelCorrupt(file=files[0].name if len(files) == 1 else INDEX, problem="tensor_missing", tensor=name)
 

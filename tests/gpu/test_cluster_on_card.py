@@ -7,6 +7,7 @@ SHUSHENG_TEST_MODELS names a folder that keeps the checkpoint between runs.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -98,7 +99,8 @@ class Cluster:
 
     def kill(self, address: str, by: signal.Signals = signal.SIGKILL) -> None:
         process = self.processes.pop(address)
-        os.killpg(process.pid, by)
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(process.pid, by)
         process.wait(30)
 
 

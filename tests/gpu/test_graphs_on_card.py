@@ -16,6 +16,7 @@ import pytest
 
 from engines import text
 from engines.base import GenerationSettings, Message, Usage
+from engines.checkpoints import load_model
 from engines.errors import Cancelled
 from engines.memory import MIB, LoadSettings
 from engines.step import FusedStep, Step
@@ -116,7 +117,7 @@ def test_cancel_ends_it_within_one_token_and_leaves_the_cache_sound(
 def test_the_whole_context_can_be_filled(tmp_path: Path, step: type[Step]) -> None:
     folder = make_internlm2(tmp_path, window=4096)
     ours, theirs = load(folder, context=BORDER + 70), load(folder, graphs=False, context=BORDER + 70)
-    some = ask("word " * 330)
+    some = ask("word " * 265)
     got, wanted = (
         answer(ours, some, replace(GREEDY, max_new_tokens=1000)),
         answer(theirs, some, replace(GREEDY, max_new_tokens=1000)),
@@ -124,28 +125,32 @@ def test_the_whole_context_can_be_filled(tmp_path: Path, step: type[Step]) -> No
     assert got[0] == wanted[0] and got[1].prompt_tokens + got[1].new_tokens == BORDER + 70
 
 
-def test_logits_of_the_full_size_are_the_models_but_for_rounding(models: Path, step: type[Step]) -> None:
+def test_logits_of_the_full_size_are_as_near_to_the_truth_as_the_models(models: Path, step: type[Step]) -> None:
+    """Both round to bfloat16 on the way; what they would be without that, float32 says."""
     import torch
 
     engine = load(models / MODEL, dtype="bfloat16", context=2048)
     model, kv, decoder = engine._model, engine._kv, engine._decoder
     assert decoder is not None
     ids = torch.randint(300, 90000, (1, BORDER + 8), generator=torch.Generator().manual_seed(1)).cuda()
-    worst = 0.0
+    places = [begin + n for begin in (0, 200, BORDER - 8) for n in range(16)]
+    truth = load_model(models / MODEL, dtype="float32", device="cuda")
     with torch.inference_mode():
-        for begin in (0, 200, BORDER - 8):
-            kv.cut(0)
-            if begin:
-                model(ids[:, :begin], past_key_values=kv.cache, logits_to_keep=1)
-            wanted = model(ids[:, begin : begin + 16], past_key_values=kv.cache).logits[0].float()
-            for n in range(16):
-                at = begin + n
-                decoder._start(int(ids[0, at]), at)
-                next(run for size, run in reversed(decoder._buckets.items()) if size > at)()
-                got = decoder._logits.float()
-                worst = max(worst, float((got - wanted[n]).norm() / wanted[n].norm()))
-    row(step.__name__, "largest distance of logits from the model's own forward, of their size", f"{worst:.4f}")
-    assert worst < 0.03
+        exact = truth(ids).logits[0, places]
+        del truth
+        kv.cut(0)
+        plain = torch.cat([
+            model(ids[:, n : n + 1], past_key_values=kv.cache).logits[0].float() for n in range(BORDER + 8)
+        ])[places]  # fmt: skip
+        ours = []
+        for at in places:
+            decoder._start(int(ids[0, at]), at)
+            next(run for size, run in reversed(decoder._buckets.items()) if size > at)()
+            ours.append(decoder._logits.float().clone())
+    apart = [float(((one - exact).norm(dim=-1) / exact.norm(dim=-1)).max()) for one in (torch.stack(ours), plain)]
+    row(step.__name__, "distance of logits from float32's, of their size", f"{apart[0]:.4f}",
+        "the model's own forward's", f"{apart[1]:.4f}")  # fmt: skip
+    assert apart[0] < 1.1 * apart[1]
     engine.close()
     del engine, model, kv, decoder
     torch.cuda.empty_cache()
