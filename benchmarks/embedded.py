@@ -1,4 +1,4 @@
-"""The embedded model, measured on this machine, beside plain transformers in the same run. Prints ratios first.
+"""The embedded model on this machine's CPU, beside plain transformers and OpenVINO GenAI. Prints ratios first.
 
 load time, time to first token, tokens per second and peak memory; the share of the engine's tokens per second that
 reaches a browser; the time to first token at turns 2, 10 and 20 of a conversation and past a window that it outgrew,
@@ -18,11 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks import openvino_peer
 from tools.served import ROOT, Served
 
 MODEL = "smollm2-135m-instruct"
@@ -46,61 +49,92 @@ def main() -> None:
 
 def measure(rounds: int) -> dict[str, Any]:
     """Medians over interleaved rounds: every round runs each contender once, in its own process."""
-    ours: list[dict[str, float]] = []
-    plain: list[dict[str, float]] = []
-    pages: list[dict[str, float]] = []
+    packed = openvino_peer.prepare(MODEL)
+    contenders: dict[str, Callable[[], dict[str, float]]] = {
+        "ours": lambda: child("ours"),
+        "plain": lambda: child("plain"),
+        "page": through_the_page,
+    }
+    if packed is not None:
+        contenders["openvino"] = lambda: openvino_peer.measure(packed, TOKENS, QUESTION)
+    runs: dict[str, list[dict[str, float]]] = {}
     for number in range(rounds):
         print(f"round {number + 1} of {rounds} …", file=sys.stderr)
-        ours.append(child("ours"))
-        plain.append(child("plain"))
-        pages.append(through_the_page())
-    kept, recomputed = child("turns") | child("past"), child("turns-recomputed") | child("past-recomputed")
+        for name, run in contenders.items():
+            runs.setdefault(name, []).append(run())
+            if name != "page":
+                with a_busy_core():
+                    runs.setdefault(f"{name}, busy", []).append(run())
     return {
         "machine": machine(),
-        "ours": median(ours),
-        "plain": median(plain),
-        "page": median(pages),
-        "turns": kept,
-        "turns_recomputed": recomputed,
         "rounds": rounds,
+        **{name: median(some) for name, some in runs.items()},
+        "turns": child("turns") | child("past"),
+        "turns_recomputed": child("turns-recomputed") | child("past-recomputed"),
     }
 
 
+@contextmanager
+def a_busy_core() -> Iterator[None]:
+    """Another program that takes all of one core."""
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        other.kill()
+        other.wait()
+
+
+PEERS = {"plain": "plain transformers", "openvino": "OpenVINO GenAI"}
+
+
 def report(measured: dict[str, Any]) -> str:
-    ours, plain, page = measured["ours"], measured["plain"], measured["page"]
+    ours, page = measured["ours"], measured["page"]
+    peers = [name for name in PEERS if name in measured]
+    columns = ["ours", *peers]
     kept, recomputed = measured["turns"], measured["turns_recomputed"]
-    lines = [
+
+    def rate(name: str) -> float:
+        return float(measured[name]["rate"])
+
+    def line(label: str, *cells: str) -> str:
+        return f"| {label} | {' | '.join(cells)} |"
+
+    return "\n".join([
         measured["machine"],
-        f"SmolLM2-135M-Instruct, float32, {TOKENS} new tokens, medians of {measured['rounds']} interleaved rounds",
+        f"SmolLM2-135M-Instruct, {TOKENS} new tokens, greedy, medians of {measured['rounds']} interleaved rounds",
         "",
-        "ratios",
-        f"  tokens/s, our streamer : plain generate with TextIteratorStreamer   {ours['rate'] / plain['rate']:.2f}",
-        f"  first token, ours : plain                                           {ours['first'] / plain['first']:.2f}",
-        f"  load, ours : plain (AutoModel and AutoTokenizer, the same folder)   {ours['load'] / plain['load']:.2f}",
-        f"  tokens/s seen in the browser : engine's own in that answer          {page['seen'] / page['rate']:.2f}",
-        f"  tokens/s seen in the browser : engine alone, no app and no browser  {page['seen'] / ours['rate']:.2f}",
-        *(
-            f"  first token at turn {turn:2}, KV cache kept : recomputed               "
-            f"     {kept[f'turn {turn}'] / recomputed[f'turn {turn}']:.2f}"
-            for turn in TURNS
-        ),
-        f"  first token past the window, KV cache kept : recomputed           {kept['past'] / recomputed['past']:.2f}",
+        "| ratio | |",
+        "|---|---|",
+        *(line(f"tokens/s, ours : {PEERS[one]}", f"{rate('ours') / rate(one):.2f}") for one in peers),
+        *(line(f"the same with one core taken, ours : {PEERS[one]}",
+               f"{rate('ours, busy') / rate(f'{one}, busy'):.2f}") for one in peers),
+        line("tokens/s with one core taken : without, ours", f"{rate('ours, busy') / rate('ours'):.2f}"),
+        line("tokens/s seen in the browser : the engine's own meanwhile", f"{page['seen'] / page['rate']:.2f}"),
+        line("the engine's own meanwhile : alone, no app and no browser", f"{page['rate'] / ours['rate']:.2f}"),
+        *(line(f"first token at turn {turn}, KV cache kept : recomputed",
+               f"{kept[f'turn {turn}'] / recomputed[f'turn {turn}']:.2f}") for turn in TURNS),
+        line("first token past the window, KV cache kept : recomputed", f"{kept['past'] / recomputed['past']:.2f}"),
         "",
-        "                       ours     plain",
-        f"  load                 {ours['load']:6.2f} s  {plain['load']:6.2f} s   (process start to ready)",
-        f"  first token          {ours['first']:6.2f} s  {plain['first']:6.2f} s",
-        f"  tokens per second    {ours['rate']:6.1f}    {plain['rate']:6.1f}",
-        f"  peak memory          {ours['peak'] / 2**20:6.0f}    {plain['peak'] / 2**20:6.0f}     MiB",
-        f"  in the browser       {page['seen']:6.1f}    tokens per second, while the engine made {page['rate']:.1f}",
+        line("", "ours", *(PEERS[one] for one in peers)),
+        "|---|" + "---|" * len(columns),
+        *(line(label, *(f"{measured[one][key] / unit:.{digits}f} {name}".strip() for one in columns))
+          for label, key, unit, digits, name in (
+              ("load, process start to ready", "load", 1, 2, "s"), ("first token", "first", 1, 2, "s"),
+              ("tokens/s", "rate", 1, 1, ""), ("peak memory of the process", "peak", 2**20, 0, "MiB"))),
+        line("tokens/s, one core taken", *(f"{rate(f'{one}, busy'):.1f}" for one in columns)),
         "",
-        "  first token at turn  " + "".join(f"{turn:8}" for turn in TURNS),
-        "    KV cache kept      " + "".join(f"{kept[f'turn {turn}']:7.2f}s" for turn in TURNS),
-        "    recomputed         " + "".join(f"{recomputed[f'turn {turn}']:7.2f}s" for turn in TURNS),
-        "    prompt, tokens     " + "".join(f"{kept[f'prompt {turn}']:8.0f}" for turn in TURNS),
-        f"  past a window of 1024 tokens, mean of {kept['past turns']:.0f} turns: "
-        f"{kept['past']:.2f} s, recomputed {recomputed['past']:.2f} s",
-    ]
-    return "\n".join(lines)
+        f"In the browser {page['seen']:.1f} tokens/s, while the engine made {page['rate']:.1f}.",
+        "",
+        line("one conversation", *(f"turn {turn}" for turn in TURNS)),
+        "|---|" + "---|" * len(TURNS),
+        line("prompt, tokens", *(f"{kept[f'prompt {turn}']:.0f}" for turn in TURNS)),
+        line("first token, KV cache kept", *(f"{kept[f'turn {turn}']:.2f} s" for turn in TURNS)),
+        line("recomputed", *(f"{recomputed[f'turn {turn}']:.2f} s" for turn in TURNS)),
+        "",
+        f"Past a window of 1024 tokens, mean of {kept['past turns']:.0f} turns: {kept['past']:.2f} s, "
+        f"recomputed {recomputed['past']:.2f} s.",
+    ])  # fmt: skip
 
 
 def machine() -> str:
@@ -108,7 +142,7 @@ def machine() -> str:
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
     )
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "gradio"))
+    versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "torch", "transformers", "gradio"))
     today = datetime.now(UTC).date()
     return f"{today} · {model}, {os.cpu_count()} cores · Python {platform.python_version()}, {versions}"
 

@@ -14,9 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from configs.load import load_catalogue
 from engines.base import GenerationSettings, Message, Usage
-from engines.memory import LoadSettings
+from engines.memory import Wishes
+from engines.need import choices
 from engines.text import TextEngine
+from engines.text_onnx import OnnxTextEngine
 
 QUESTION = "Write a long story about a ship that sails around the world."
 
@@ -79,7 +82,13 @@ def conversation(engine: TextEngine) -> Iterator[Usage]:
 
 
 def load(folder: Path, reuse: bool = True, context: int = 8192) -> TextEngine:
-    return TextEngine(folder, LoadSettings("transformers", "cpu", "float32", context), reuse_prefix=reuse)
+    """As the guard plans it for a CPU."""
+    settings = choices(load_catalogue()[folder.name], "cpu", Wishes(context=context))[0].settings
+    return OnnxTextEngine(folder, settings, home(folder), reuse_prefix=reuse)
+
+
+def home(folder: Path) -> Path:
+    return folder.parent / ".quantized" / folder.name
 
 
 def greedy(tokens: int) -> GenerationSettings:

@@ -19,6 +19,11 @@ from engines.quantize import quantized
 from engines.sampling import Sampler
 from engines.text import TextEngine
 
+SPIN = 5
+"""Microseconds that a thread looks for more work before it sleeps. A step has some 200 operators: a thread that sleeps
+after each costs a third of the speed, one that spins for long costs more than that where other programs want its core.
+"""
+
 
 class OnnxTextEngine(TextEngine):
     """One loaded Llama or InternLM2. `home` is where its quantized weights are kept, made there if they are not."""
@@ -43,7 +48,7 @@ class OnnxTextEngine(TextEngine):
     def _read(self, folder: Path, stage: Callable[[str], None]) -> None:
         made = quantized(folder, self._home, self._settings.weight_bits, lambda: stage("quantizing"))
         stage("weights")
-        self._kv = self._network = Decoder(made / GRAPH, self._settings.context, decoding_threads())
+        self._kv = self._network = Decoder(made / GRAPH, self._settings.context, physical_cores())
         self._stop_ids = self._network.stops
 
     def close(self) -> None:
@@ -78,8 +83,7 @@ class Decoder:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        # A thread that spins for work while another program has its core makes every step wait for that program.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN))
         self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         self.stops = [int(one) for one in self._session.get_modelmeta().custom_metadata_map["stops"].split()]
         self.length = 0
@@ -93,7 +97,7 @@ class Decoder:
             if given.name.startswith("past."):
                 _, heads, _, size = given.shape
                 # The same memory goes in and comes out: so the new tokens are written behind those that are there.
-                buffer = onnxruntime.OrtValue.ortvalue_from_numpy(numpy.zeros((1, heads, capacity, size), "float32"))
+                buffer = onnxruntime.OrtValue.ortvalue_from_shape_and_type([1, heads, capacity, size], numpy.float32)
                 self._binding.bind_ortvalue_input(given.name, buffer)
                 self._binding.bind_ortvalue_output(given.name.replace("past.", "present."), buffer)
                 self._kept.append(buffer)
@@ -113,10 +117,9 @@ class Decoder:
         return self._logits.numpy()[0, 0]
 
 
-def decoding_threads() -> int:
-    """All cores but one: a last one brings nothing where memory is the bound, and makes all wait when it is taken."""
+def physical_cores() -> int:
+    """Those that this process may use."""
     import psutil
 
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
-    return max(1, min(cores, allowed) - 1)
+    return min(cores, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else cores

@@ -1,5 +1,6 @@
-"""OpenVINO GenAI on the embedded model's own GGUF file; runs in an environment of its own (openvino.py).
+"""OpenVINO GenAI on the embedded model's own GGUF file; runs in an environment of its own (openvino_peer.py).
 
+It lies in a folder of its own, because a script's folder is where its imports are looked for first.
 Usage: python openvino_child.py GGUF STARTED TOKENS QUESTION. Prints one line of JSON; the speeds are OpenVINO's count.
 """
 

@@ -40,6 +40,6 @@ def prepare(model: str) -> Path | None:
 def measure(packed: Path, tokens: int, question: str) -> dict[str, float]:
     """One fresh process."""
     began = time.time()
-    command = [PYTHON, ROOT / "benchmarks" / "openvino_child.py", packed, str(began), str(tokens), question]
+    command = [PYTHON, ROOT / "benchmarks" / "peer" / "openvino_child.py", packed, str(began), str(tokens), question]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
