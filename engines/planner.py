@@ -8,7 +8,8 @@ from itertools import combinations
 
 from configs.schema import ModelSpec, Remote
 from engines.memory import GIB, Choice, DeviceMemory, LoadSettings, MemoryPlan, Need, Note, Resident, Wishes
-from engines.need import CONTEXT_LADDER, CUDA_HOST, choices, look_seconds
+from engines.need import CUDA_HOST, choices, look_seconds
+from engines.need_text import CONTEXT_LADDER, cpu_speed
 
 EIGHT = 7.5 * GIB
 """Cards sold as 8 GB report 7.76 to 8.00 GiB."""
@@ -95,6 +96,9 @@ def _accepted(
     if spec.vision is not None and device.kind == "cpu":
         one, most = (look_seconds(spec, tiles, device.cores) for tiles in (1, settings.max_tiles))
         reasons.append(Note("slow_on_cpu", {"one": one, "most": most}))
+    if settings.backend == "onnxruntime":
+        speed = {"rate": round(cpu_speed(spec, device.cores)), "cores": device.cores}
+        reasons.append(Note("cpu_speed", speed | {"bits": settings.weight_bits}))
     plan = MemoryPlan(spec.id, "load", device, choice.need, settings, tuple(reasons), forced=forced)
     if not evicted:
         return plan

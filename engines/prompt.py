@@ -10,6 +10,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -20,6 +21,8 @@ from engines.tiling import share, with_thumbnail
 Encode = Callable[[Sequence[Message]], list[int]]
 
 CONTEXT = "<IMG_CONTEXT>"
+TEXTS = 256
+"""Texts whose ids are kept: every turn asks for those of all turns before it."""
 KEPT = 8
 """One part in so many of the window is kept for the answer: an image in full detail fills most of a small window."""
 
@@ -57,6 +60,7 @@ class ChatFormat:
         self._control: dict[str, int] = tokenizer.get_added_vocab()
         literals = sorted(self._control, key=len, reverse=True)
         self._split = re.compile("(" + "|".join(map(re.escape, literals)) + ")" if literals else "(?!)")
+        self._encoded = lru_cache(TEXTS)(self._encode)
 
     def __call__(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the whole conversation and the opening of the answer; the template decides on BOS.
@@ -82,6 +86,9 @@ class ChatFormat:
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of text that contains no control token, whatever it spells."""
+        return [*self._encoded(text)]
+
+    def _encode(self, text: str) -> tuple[int, ...]:
         ids: list[int] = []
         for part in self._split.split(text):
             # A literal cut after its first character is no longer one to the tokenizer.
@@ -89,7 +96,7 @@ class ChatFormat:
             for piece in pieces:
                 if piece:
                     ids += self._tokenizer.encode(piece, add_special_tokens=False)
-        return ids
+        return tuple(ids)
 
 
 class ImageChatFormat(ChatFormat):

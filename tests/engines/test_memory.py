@@ -16,7 +16,8 @@ from engines.memory import (
     Resident,
     Wishes,
 )
-from engines.need import choices, need_of, quantized_bytes
+from engines.need import choices
+from engines.need_text import need_of, quantized_bytes
 from engines.planner import plan_load
 
 CATALOGUE = load_catalogue()

@@ -17,7 +17,8 @@ from engines.memory import (
     Resident,
     Wishes,
 )
-from engines.need import choices, kv_slab, look_seconds, prefill_of, token_bytes, weight_bytes
+from engines.need import choices, kv_slab, look_seconds, prefill_of, weight_bytes
+from engines.need_text import token_bytes
 from engines.planner import plan_load
 
 CATALOGUE = load_catalogue()
