@@ -6,6 +6,7 @@ Knows where acquire.py keeps things; fetches and checks nothing.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,9 +96,13 @@ def free(config: AppConfig) -> int:
 def bytes_in(path: Path) -> int:
     """The size of a file or of everything in a folder, in bytes; what is just being moved counts as gone."""
     total = 0
-    for file in [path] if path.is_file() else path.rglob("*"):
-        with contextlib.suppress(OSError):
-            total += file.stat().st_size if file.is_file() else 0
+    with contextlib.suppress(OSError):
+        total = path.stat().st_size if path.is_file() else 0
+    # Not rglob, which raises for a folder that goes away while it is being read.
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(folder, name)).st_size
     return total
 
 

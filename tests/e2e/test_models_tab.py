@@ -147,7 +147,7 @@ def test_who_holds_the_memory_is_drawn_and_told_and_models_are_loaded_and_unload
     button.click()
     expect(button).to_have_text(re.compile("Unload InternLM2-Chat-1.8B"))
     row = panel.get_by_role("row", name=re.compile("InternLM2-Chat-1.8B"))
-    expect(row).to_contain_text("weights 3.5 GiB")
+    expect(row).to_contain_text("weights 1.5 GiB")
     expect(panel.locator(".memory-row")).to_have_count(2)
     expect(panel.locator(".part.weights").first).to_be_visible()
     button.click()

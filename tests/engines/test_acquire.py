@@ -26,7 +26,7 @@ import pytest
 
 from configs.schema import AppConfig, Architecture, ModelsConfig, ModelSpec, Source, SourceKind
 from engines import acquire as acquire_module
-from engines import child, fetch
+from engines import child, disk, fetch
 from engines.acquire import Progress, acquire, locate
 from engines.errors import DiskFull, DownloadCancelled, DownloadFailed, ModelMissing
 from tests.hubs import (
@@ -662,3 +662,22 @@ def test_importing_acquire_imports_nothing_heavy() -> None:
     said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     heavy = {"torch", "transformers", "modelscope", "modelscope_hub", "huggingface_hub", "gguf", "numpy", "requests"}
     assert not heavy & set(said.stdout.split())
+
+
+def test_bytes_are_counted_while_folders_come_and_go(tmp_path: Path) -> None:
+    """As pip's do, when it has unpacked what it needs."""
+    (tmp_path / "kept").write_bytes(b"12345")
+    done = threading.Event()
+
+    def come_and_go() -> None:
+        while not done.is_set():
+            (tmp_path / "a" / "b").mkdir(parents=True)
+            shutil.rmtree(tmp_path / "a")
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        assert {disk.bytes_in(tmp_path) for _ in range(3000)} == {5}
+    finally:
+        done.set()
+        thread.join()

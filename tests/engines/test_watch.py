@@ -76,7 +76,7 @@ def test_the_panel_is_escaped_and_says_in_a_table_what_it_draws(lang: Lang) -> N
     text = memory_html([Sample(1.0, CARD, {"m": 3 * GIB})], {"m": PLAN}, {"m": "A & B"}, lang)
     assert "A &amp; B" in text and "card &lt;8&gt;" in text and "<game>" not in text
     table = text[text.index("<table>") :]
-    assert table.count("<tr>") == 4 and "3.0 GiB" in table and "5.1 GiB" in table and "2.0 GiB" in table
+    assert table.count("<tr>") == 4 and "3.0 GiB" in table and "5.4 GiB" in table and "2.0 GiB" in table
     assert 'role="img" aria-label="' in text and text.count("<polygon") == 2
 
 
