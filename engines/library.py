@@ -81,7 +81,7 @@ class Library:
         """acquire.acquire, from where the person prefers; and what a CPU wants made of it, so that no load waits."""
         spec = self.spec(model)
         folder = acquire(spec, self.config, progress, cancelled, self.preferred.now)
-        if spec.cpu_bits and device_memory().kind == "cpu":
+        if self.plan(model).settings.backend == "onnxruntime":
 
             def tick() -> None:
                 if cancelled():

@@ -43,13 +43,6 @@ class Sampler:
             self._seen.append(token)
         return token
 
-    def distribution(self, logits: Row) -> Row:
-        """The probability of each token [vocabulary] that `__call__` draws from."""
-        tokens, weights = self._candidates(logits.copy())
-        chances: Row = self._numpy.zeros(len(logits), self._numpy.float64)
-        chances[tokens] = weights / weights.sum()
-        return chances
-
     def _penalized(self, logits: Row) -> Row:
         penalty = self._settings.repetition_penalty
         if penalty != 1.0:

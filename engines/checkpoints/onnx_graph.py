@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from engines.checkpoints import internlm2, special_ids, stop_ids
+from engines.checkpoints.blocks import BLOCK, integers
 from engines.checkpoints.safe import CONFIG, check_folder, read_json, weight_files
 from engines.checkpoints.tokenizer import END_OF_TURN
 from engines.errors import ModelCorrupt, ModelUnsupported
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
 GENERATION = "generation_config.json"
-BLOCK = 32
-"""Weights that share a scale and a zero point."""
 OUTER_BITS = 8
 """Of a weight of the embedding and of the output, where 4 would cost more than they save."""
 AT_ONCE = 2**23
@@ -271,32 +270,3 @@ class _Writer:
         self._sink.write(array.tobytes())
         self._tensors.append(tensor)
         return name
-
-
-def integers(weight: Tensor, bits: int) -> tuple[ndarray[Any, Any], ndarray[Any, Any], ndarray[Any, Any]]:
-    """A weight [rows, columns] in integers: weight = scale * (integer - zero), of each BLOCK of a row.
-
-    -> integers [rows, columns / 32, 4 * bits] and zeros [rows, columns / 32 * bits / 8], uint8, with two of 4 bits in a
-    byte, the first in its lower half; scales [rows, columns / 32], float32.
-    """
-    import torch
-
-    blocks = weight.float().unflatten(1, (-1, BLOCK))
-    most = 2**bits - 1
-    low, high = blocks.amin(-1).clamp(max=0), blocks.amax(-1).clamp(min=0)
-    scales = (high - low) / most
-    scales[scales == 0] = 1
-    zeros = (-low / scales).round()
-    rounded = (blocks / scales[..., None] + zeros[..., None]).round().clamp(0, most)
-    packed, zeros = _packed(rounded.to(torch.uint8), bits), _packed(zeros.to(torch.uint8), bits)
-    return packed.numpy(), scales.numpy(), zeros.numpy()
-
-
-def _packed(integers: Tensor, bits: int) -> Tensor:
-    from torch.nn.functional import pad
-
-    if bits == 8:
-        return integers
-    if integers.shape[-1] % 2:
-        integers = pad(integers, (0, 1))
-    return integers[..., 0::2] | integers[..., 1::2] << 4

@@ -13,7 +13,7 @@ import torch
 from transformers import GenerationConfig
 
 from engines import step as steps
-from engines.base import GenerationSettings, Message, Usage
+from engines.base import GenerationSettings
 from engines.checkpoints import load_model
 from engines.chooser import Chooser
 from engines.errors import Cancelled
@@ -22,10 +22,12 @@ from engines.kv import KVCache
 from engines.memory import LoadSettings
 from engines.step import NotLlama, Step, doubling
 from engines.text import TextEngine
+from tests.asking import an_error_in_the_middle_drops_the_cache, answers, ask
 from tests.checkpoints import make_internlm2, make_llama
 
 GREEDY = GenerationSettings(max_new_tokens=24, temperature=0.0)
 SAMPLED = GenerationSettings(max_new_tokens=24, temperature=1.0, top_p=0.95, repetition_penalty=1.1, seed=11)
+answer = answers(GREEDY)
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +59,6 @@ def load(folder: Path, graphs: bool = True, context: int = 512, **more: Any) -> 
 @pytest.fixture(scope="module")
 def plain(folder: Path) -> TextEngine:
     return load(folder, graphs=False)
-
-
-def ask(*texts: str) -> list[Message]:
-    return [Message.of("assistant" if n % 2 else "user", text) for n, text in enumerate(texts)]
-
-
-def answer(engine: TextEngine, messages: list[Message], settings: GenerationSettings = GREEDY) -> tuple[str, Usage]:
-    pieces: list[str] = []
-    usage = engine.generate(messages, settings, pieces.append)
-    return "".join(pieces), usage
 
 
 # -- the step --------------------------------------------------------------------------------------------------------
@@ -255,15 +247,7 @@ def test_the_whole_context_can_be_filled(folder: Path) -> None:
 
 def test_an_error_in_the_middle_drops_the_cache(folder: Path, plain: TextEngine) -> None:
     engine = load(folder)
-
-    def emit(text: str) -> None:
-        if text:
-            raise RuntimeError("sink broke")
-
-    with pytest.raises(RuntimeError):
-        engine.generate(ask("hello"), GREEDY, emit)
-    text, usage = answer(engine, ask("hello"))
-    assert usage.cached_tokens == 0 and text == answer(plain, ask("hello"))[0]
+    an_error_in_the_middle_drops_the_cache(engine, plain, GREEDY)
 
 
 # -- where it does not work ------------------------------------------------------------------------------------------

@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 
-from engines.base import GenerationSettings, Message, Usage
+from engines.base import GenerationSettings, Message
 from engines.decode import Sink
 from engines.errors import Cancelled, PromptTooLong, SettingOutOfRange
 from engines.memory import LoadSettings
 from engines.text import TextEngine, prompt_limit
+from tests.asking import an_error_in_the_middle_drops_the_cache, answers, ask
 from tests.checkpoints import make_internlm2, make_llama
 
 CONTEXT = 512
 GREEDY = GenerationSettings(max_new_tokens=24, temperature=0.0)
 SAMPLED = GenerationSettings(max_new_tokens=24, temperature=1.0, top_p=0.95, repetition_penalty=1.1, seed=11)
+answer = answers(GREEDY)
 
 
 def load(folder: Path, context: int = CONTEXT, chunk: int = 32, **more: Any) -> TextEngine:
@@ -33,17 +35,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> TextEngine:
     return load(folder)
-
-
-def ask(*texts: str, system: str = "") -> list[Message]:
-    head = [Message.of("system", system)] if system else []
-    return head + [Message.of("assistant" if n % 2 else "user", text) for n, text in enumerate(texts)]
-
-
-def answer(engine: TextEngine, messages: list[Message], settings: GenerationSettings = GREEDY) -> tuple[str, Usage]:
-    pieces: list[str] = []
-    usage = engine.generate(messages, settings, pieces.append)
-    return "".join(pieces), usage
 
 
 def whole_answer(engine: TextEngine, messages: list[Message], new: int) -> str:
@@ -161,15 +152,7 @@ def test_cancel_in_the_prefill(folder: Path) -> None:
 
 def test_an_error_in_the_middle_drops_the_cache(folder: Path) -> None:
     engine = load(folder)
-
-    def emit(text: str) -> None:
-        if text:
-            raise RuntimeError("sink broke")
-
-    with pytest.raises(RuntimeError):
-        engine.generate(ask("hello"), GREEDY, emit)
-    text, usage = answer(engine, ask("hello"))
-    assert usage.cached_tokens == 0 and text == answer(load(folder), ask("hello"))[0]
+    an_error_in_the_middle_drops_the_cache(engine, load(folder), GREEDY)
 
 
 def test_past_the_window_the_newest_turns_are_kept(folder: Path) -> None:

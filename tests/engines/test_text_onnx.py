@@ -11,19 +11,22 @@ from typing import Any
 import numpy
 import pytest
 
-from engines.base import GenerationSettings, Message, Usage
+from engines.base import GenerationSettings
 from engines.checkpoints import load_model
-from engines.checkpoints.onnx_graph import BLOCK, GRAPH, integers, write_graph
+from engines.checkpoints.blocks import BLOCK, integers
+from engines.checkpoints.onnx_graph import GRAPH, write_graph
 from engines.errors import Cancelled, ModelCorrupt, ModelUnsupported
 from engines.memory import LoadSettings
 from engines.quantize import quantized
 from engines.text_onnx import Decoder, OnnxTextEngine
+from tests.asking import answers, ask
 from tests.checkpoints import make_internlm2, make_llama
 
 CONTEXT = 512
 TWICE = {"type": "linear", "factor": 2.0}
 GREEDY = GenerationSettings(max_new_tokens=24, temperature=0.0)
 SAMPLED = GenerationSettings(max_new_tokens=24, temperature=1.0, top_p=0.95, repetition_penalty=1.1, seed=11)
+answer = answers(GREEDY)
 
 
 def load(folder: Path, home: Path, bits: int = 8, **more: Any) -> OnnxTextEngine:
@@ -44,16 +47,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def engine(folder: Path, home: Path) -> OnnxTextEngine:
     return load(folder, home)
-
-
-def ask(*texts: str) -> list[Message]:
-    return [Message.of("assistant" if n % 2 else "user", text) for n, text in enumerate(texts)]
-
-
-def answer(engine: Any, messages: list[Message], settings: GenerationSettings = GREEDY) -> tuple[str, Usage]:
-    pieces: list[str] = []
-    usage = engine.generate(messages, settings, pieces.append)
-    return "".join(pieces), usage
 
 
 def rounded(weight: Any, bits: int) -> Any:

@@ -21,6 +21,7 @@ from engines.errors import Cancelled
 from engines.memory import MIB, LoadSettings
 from engines.step import FusedStep, Step
 from engines.text import TextEngine
+from tests.asking import answers, ask
 from tests.checkpoints import make_internlm2, make_llama
 from tests.gpu.card import card_with, row, running
 from tests.gpu.checkpoint import make
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.gpu
 MODEL = "internlm2-chat-1_8b"
 GREEDY = GenerationSettings(max_new_tokens=90, temperature=0.0)
 SAMPLED = GenerationSettings(max_new_tokens=60, temperature=1.0, top_p=0.9, repetition_penalty=1.1, seed=11)
+answer = answers(GREEDY)
 BORDER = 1024
 
 
@@ -53,16 +55,6 @@ def load(folder: Path, graphs: bool = True, dtype: Any = "float32", context: int
     engine = TextEngine(folder, LoadSettings("transformers", "cuda", dtype, context, 512, graphs=graphs), **more)
     assert (engine._decoder is not None) == graphs, "see the warning above"
     return engine
-
-
-def ask(*texts: str) -> list[Message]:
-    return [Message.of("assistant" if n % 2 else "user", text) for n, text in enumerate(texts)]
-
-
-def answer(engine: TextEngine, messages: list[Message], settings: GenerationSettings = GREEDY) -> tuple[str, Usage]:
-    pieces: list[str] = []
-    usage = engine.generate(messages, settings, pieces.append)
-    return "".join(pieces), usage
 
 
 @pytest.mark.parametrize("tiny", [make_internlm2, make_llama])
