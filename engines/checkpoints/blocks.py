@@ -1,4 +1,4 @@
-"""A weight as 4- or 8-bit integers in blocks with a scale and a zero point each, as onnxruntime's MatMulNBits has it."""
+"""A weight as 4- or 8-bit integers, in blocks with a scale and a zero point each: the layout of MatMulNBits."""
 
 from __future__ import annotations
 

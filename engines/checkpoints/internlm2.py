@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -156,24 +157,25 @@ def fill(model: PreTrainedModel, folder: Path, convert: Convert, dtype: torch.dt
 
     wanted = {name: parameter.shape for name, parameter in model.named_parameters()}
     files = weight_files(folder)
+
+    def put(file: str, tensors: Any, stored: str) -> None:
+        try:
+            pairs = convert(stored, tensors.get_tensor(stored))
+        except ValueError:
+            raise ModelCorrupt(file=file, problem="tensor_shape", tensor=stored) from None
+        for name, tensor in pairs:
+            if problem := _misfit(tensor, wanted.pop(name, None)):
+                raise ModelCorrupt(file=file, problem=problem, tensor=stored)
+            owner, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, Parameter(tensor.to(dtype), requires_grad=False))
+
+    # A card takes tensors faster than one thread brings pages of a mapped file in.
+    threads = COPIERS if device.type == "cuda" else 1
     for file in files:
-        with safe_open(file, framework="pt", device=str(device)) as tensors:
-
-            def put(stored: str) -> None:
-                try:
-                    pairs = convert(stored, tensors.get_tensor(stored))
-                except ValueError:
-                    raise ModelCorrupt(file=file.name, problem="tensor_shape", tensor=stored) from None  # noqa: B023
-                for name, tensor in pairs:
-                    if problem := _misfit(tensor, wanted.pop(name, None)):
-                        raise ModelCorrupt(file=file.name, problem=problem, tensor=stored)  # noqa: B023
-                    owner, _, leaf = name.rpartition(".")
-                    setattr(model.get_submodule(owner), leaf, Parameter(tensor.to(dtype), requires_grad=False))
-
-            # A card takes tensors faster than one thread brings pages of a mapped file in.
-            with ThreadPoolExecutor(COPIERS if device.type == "cuda" else 1) as copiers:
-                for _ in copiers.map(put, tensors.keys()):
-                    pass
+        # The threads end before the file is closed, whatever failed.
+        with safe_open(file, framework="pt", device=str(device)) as tensors, ThreadPoolExecutor(threads) as copiers:
+            for _ in copiers.map(partial(put, file.name, tensors), tensors.keys()):
+                pass
     for name in wanted:
         raise ModelCorrupt(file=files[0].name if len(files) == 1 else INDEX, problem="tensor_missing", tensor=name)
 

@@ -124,7 +124,8 @@ class _Writer:
 
         llama, layers = self._llama, self._llama.num_hidden_layers
         self._rotary()
-        hidden, normed = self._embedding(), None
+        hidden = self._embedding()
+        normed = self._first_norm(hidden)
         for layer in range(layers):
             hidden, normed = self._layer(layer, hidden, normed)
         self._output(normed)
@@ -166,15 +167,15 @@ class _Writer:
             bits=OUTER_BITS, block_size=BLOCK, gather_axis=0, quantize_axis=1,
         )  # fmt: skip
 
-    def _layer(self, layer: int, hidden: str, normed: str | None) -> tuple[str, str]:
+    def _first_norm(self, hidden: str) -> str:
+        """Every other norm comes with an addition, and makes one node with it."""
+        inputs = [hidden, self._norm("model.layers.0.input_layernorm")]
+        return self._node("SimplifiedLayerNormalization", inputs, "normed", epsilon=self._llama.rms_norm_eps, axis=-1)
+
+    def _layer(self, layer: int, hidden: str, normed: str) -> tuple[str, str]:
         """-> what goes on past the layer, and the same normed for the next one."""
         llama, name = self._llama, f"model.layers.{layer}"
-        if normed is None:
-            scale = self._norm(f"{name}.input_layernorm")
-            normed = self._node(
-                "SimplifiedLayerNormalization", [hidden, scale], "normed", epsilon=llama.rms_norm_eps, axis=-1
-            )
-        attended = self._attention(layer, self._node_of_qkv(name, normed))
+        attended = self._attention(layer, self._qkv(name, normed))
         size, inner = llama.hidden_size, llama.intermediate_size
         attended = self._matmul(f"{name}.self_attn.o_proj", attended, size, llama.num_attention_heads * llama.head_dim)
         hidden, normed = self._add_and_norm(f"{name}.post_attention_layernorm", hidden, attended)
@@ -187,7 +188,7 @@ class _Writer:
         after = "model.norm" if layer == llama.num_hidden_layers - 1 else f"model.layers.{layer + 1}.input_layernorm"
         return self._add_and_norm(after, hidden, down)
 
-    def _node_of_qkv(self, name: str, normed: str) -> str:
+    def _qkv(self, name: str, normed: str) -> str:
         import torch
 
         llama = self._llama
@@ -215,11 +216,11 @@ class _Writer:
         )  # fmt: skip
         return total, normed
 
-    def _output(self, normed: str | None) -> None:
+    def _output(self, normed: str) -> None:
         from numpy import array
 
         ends = [self._tensor(name, array([at])) for name, at in (("-1", -1), ("end", 2**62), ("axis", 1))]
-        last = self._node("Slice", [str(normed), *ends], "last_normed")
+        last = self._node("Slice", [normed, *ends], "last_normed")
         head = "model.embed_tokens" if self._llama.tie_word_embeddings else "lm_head"
         table = self._weights.get(f"{head}.weight", self._llama.vocab_size, self._llama.hidden_size)
         self._product("logits", last, table, OUTER_BITS)
