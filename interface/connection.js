@@ -3,7 +3,8 @@
 (() => {
   const words = WORDS;
   const BEAT = 15000; // the server says something this often
-  let lost = false, heard = Infinity, cut = () => {};
+  const LEAVE = 3000; // a page that is to be left is still there for as long as the next one lets wait
+  let lost = false, heard = Infinity, left = -Infinity, cut = () => {};
   const lose = () => {
     if (lost) return;
     lost = true;
@@ -46,6 +47,10 @@
   const fetched = window.fetch.bind(window);
   window.fetch = async (input, init) => {
     const url = String(input?.url ?? input);
+    // Gradio ends its stream before the page is left. A new one, for what happens until then, would find the session
+    // gone, and the page would speak of a lost connection.
+    const still = left + LEAVE - Date.now();
+    if (url.includes("/queue/data") && still > 0) await new Promise((go) => setTimeout(go, still));
     try {
       const response = await fetched(input, init);
       // The session has ended: the way to the login is the same reload.
@@ -56,6 +61,7 @@
       throw error;
     }
   };
+  window.addEventListener("beforeunload", () => { left = Date.now(); });
   const check = (patience) => { if (Date.now() - heard > patience) cut(); };
   setInterval(check, BEAT, 3 * BEAT);
   for (const kind of ["online", "pageshow"]) window.addEventListener(kind, () => check(1.5 * BEAT));

@@ -22,6 +22,8 @@ LEAVING = ("AbortError", "Connection errored out", "Unexpected client exception 
 WITHOUT = "PaintHolding,HttpsUpgrades,DestroyProfileOnBrowserClose,OptimizationHints"
 WITHOUT += ",WebUIOmniboxPopup,WebUIOmniboxAimPopup"
 SHOTS = ROOT / "test-results"
+AGAIN = 2
+"""Times that Playwright asks anew, over a connection of its own, where the server had just closed the one it kept."""
 OpenPage = Callable[..., Page]
 
 
@@ -114,7 +116,7 @@ def open_page(browser: Browser, tabs: dict[str, list[Tab]], request: pytest.Fixt
         lent.append(tab)
         if sign_in:
             form = {"name": sign_in[0], "password": sign_in[1]}
-            assert tab.page.request.post(urljoin(url, "login"), form=form).ok
+            assert tab.page.request.post(urljoin(url, "login"), form=form, max_retries=AGAIN).ok
         tab.page.goto(url)
         expect(tab.page.locator("#model-state .state")).to_be_attached(timeout=30_000)
         return tab.page
@@ -130,7 +132,7 @@ def open_page(browser: Browser, tabs: dict[str, list[Tab]], request: pytest.Fixt
             tab.shelf.append(tab)
         else:
             tab.page.context.close()
-    assert failed or not problems, problems
+    assert failed or not problems, (problems, [tab.problems for tab in lent])
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -210,6 +210,21 @@ def test_a_stream_that_ends_without_a_word_is_taken_up_again(fake: Served, open_
     expect(page.get_by_label("Message", exact=True)).to_have_value(re.compile("fake|^$"))
 
 
+def test_a_page_that_is_being_left_asks_for_nothing_new(fake: Served, open_page: OpenPage) -> None:
+    """Gradio has closed its session by then: what a stream would tell is that it is gone."""
+    page = open_page(fake.url, used_up=True)
+    settled(page)
+    page.evaluate("window.dispatchEvent(new Event('beforeunload'))")
+    streams: list[str] = []
+    page.on("request", lambda request: streams.append(request.url) if "/queue/data" in request.url else None)
+    with page.expect_response(re.compile("/queue/join")) as joined:
+        page.get_by_role("tab", name="Models").click()
+    assert joined.value.ok
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert streams == []
+    page.wait_for_event("request", lambda request: "/queue/data" in request.url)  # if it is not left after all
+
+
 def test_a_failure_folds_out_with_the_number_that_the_log_has(fake: Served, open_page: OpenPage) -> None:
     page = open_page(fake.url)
     say(page, ENDLESS)

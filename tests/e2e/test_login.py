@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.e2e.conftest import OpenPage
+from tests.e2e.conftest import AGAIN, OpenPage
 from tests.e2e.person import answers, ask
 from tools.served import Served
 
@@ -43,7 +43,7 @@ def test_sign_in_chat_and_sign_out(guarded: Served, browser: Browser) -> None:
     expect(page.get_by_label("Password")).to_be_visible()
     page.goto(conversation)
     expect(page.get_by_label("Password")).to_be_visible()
-    assert "to=" in page.url and context.request.get(guarded.url + "config").status == 401
+    assert "to=" in page.url and context.request.get(guarded.url + "config", max_retries=AGAIN).status == 401
     context.close()
 
 

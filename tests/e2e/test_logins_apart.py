@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.e2e.conftest import OpenPage
+from tests.e2e.conftest import AGAIN, OpenPage
 from tests.e2e.test_images import TWO, answers, attach, attached, loads, say, settled, thumbnails
 from tools.served import Served
 
@@ -34,12 +34,12 @@ def test_one_sees_ones_images_and_the_other_a_new_conversation(app: Served, open
     for number in range(2):
         loads(thumbnails(ann).nth(number))
     picture = thumbnails(ann).first.evaluate("image => image.src")
-    assert "i=" in ann.url and ann.request.get(picture).ok
+    assert "i=" in ann.url and ann.request.get(picture, max_retries=AGAIN).ok
     ben = page_of("ben", ann.url)
     expect(ben.locator("#image-chat")).to_contain_text("What do you see?")
     loads(ben.locator("#image-chat").get_by_role("img", name="Example icon").first)  # the samples are everybody's
     expect(ben.locator("#history-list .none")).to_be_attached()
-    assert "i=" not in ben.url and ben.request.get(picture).status == 403
+    assert "i=" not in ben.url and ben.request.get(picture, max_retries=AGAIN).status == 403
     ann.get_by_label("Undo").last.click()
     expect(attached(ann)).to_have_count(2)
     loads(ann.locator("#image-prompt img").first)
