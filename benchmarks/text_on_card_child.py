@@ -42,12 +42,14 @@ def figures(answer: Answer, started: float, tokens: int) -> dict[str, Any]:
             "first 3000": middle(long), "cpu": cpu}  # fmt: skip
 
 
-def ours(folder: Path, device: str, tokens: int, started: float) -> dict[str, Any]:
+def ours(folder: Path, device: str, tokens: int, started: float, weights: str = "full") -> dict[str, Any]:
     from engines.base import GenerationSettings, Message
     from engines.text import TextEngine
 
     stages: list[str] = []
-    engine = TextEngine(folder, planned(device), lambda name: stages.append(f"{name} {time.time() - started:.1f}"))
+    engine = TextEngine(
+        folder, planned(device, weights), lambda name: stages.append(f"{name} {time.time() - started:.1f}")
+    )
     print(f"stages began at: {', '.join(stages)}; loaded {time.time() - started:.1f}", file=sys.stderr)
 
     def asked(messages: list[Message], new: int) -> Any:
@@ -69,15 +71,20 @@ def ours(folder: Path, device: str, tokens: int, started: float) -> dict[str, An
     return found | {"way": engine.decoded_by}
 
 
-def planned(device: str) -> Any:
+def rounded(folder: Path, device: str, tokens: int, started: float) -> dict[str, Any]:
+    return ours(folder, device, tokens, started, "quantized")
+
+
+def planned(device: str, weights: Any) -> Any:
     from configs.load import load_catalogue
     from engines.memory import LoadSettings, Wishes
     from engines.need import choices
 
     if device == "cpu":
-        return LoadSettings("transformers", "cpu", "float32", 8192, graphs=True)
+        bits = 0 if weights == "full" else 4
+        return LoadSettings("transformers", "cpu", "float32", 8192, weight_bits=bits, graphs=True)
     spec = next(one for one in load_catalogue().models if one.id == MODEL)
-    return choices(spec, "cuda", Wishes())[0].settings
+    return choices(spec, "cuda", Wishes(weights=weights))[0].settings
 
 
 def plain(folder: Path, device: str, tokens: int, started: float) -> dict[str, Any]:
@@ -184,5 +191,5 @@ def make(folder: Path, device: str, tokens: int, started: float) -> dict[str, An
 
 if __name__ == "__main__":
     name, where, kind, count, since = sys.argv[1:]
-    contenders = {"ours": ours, "plain": plain, "turbomind": turbomind, "roof": roof, "make": make}
+    contenders = {"ours": ours, "rounded": rounded, "plain": plain, "turbomind": turbomind, "roof": roof, "make": make}
     print(json.dumps(contenders[name](Path(where), kind, int(count), float(since))), flush=True)

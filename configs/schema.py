@@ -19,6 +19,7 @@ ModelKind = Literal["text", "vision"]
 Quantization = Literal["none", "awq"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 BackendChoice = Literal["auto", "turbomind", "pytorch", "native"]
+WeightsChoice = Literal["auto", "full", "quantized"]
 
 
 class Strict:
@@ -84,6 +85,7 @@ class MemoryConfig(Strict):
     """What the memory guard plans with, and what it leaves alone."""
 
     backend: BackendChoice = "auto"
+    weights: WeightsChoice = "auto"
     force: bool = False
     gpu_margin: Annotated[int, Ge(0)] = 256 * 2**20
     host_margin: Annotated[int, Ge(0)] = 512 * 2**20
@@ -247,8 +249,9 @@ class ModelSpec(Strict):
     vision: VisionTower | None = None
     quantization: Quantization = "none"
     """Of the decoder's linear layers; embeddings, output and vision tower stay in 16 bits."""
-    cpu_bits: Literal[0, 4, 8] = 0
-    """Of a decoder's weight on a CPU, where onnxruntime runs it; 0 leaves it to transformers, in `cpu_dtype`."""
+    integer_bits: Literal[0, 4, 8] = 0
+    """Of a text model's weights as integers: on a CPU, by onnxruntime, and on a card that it does not fit whole.
+    0 where that cannot be: then a CPU runs it by transformers, in `cpu_dtype`."""
     demo: bool = False
     """A model that is here to show the app at work, not to be relied on; said wherever it is named."""
     added: bool = False

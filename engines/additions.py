@@ -222,7 +222,7 @@ def _spec(
         window=layout.window,
         dtype=layout.dtype,
         cpu_dtype=layout.dtype,
-        cpu_bits=_cpu_bits(layout),
+        integer_bits=_integer_bits(layout),
         download=max(size, 1),
         disk=max(size, 1),
         licence=layout.licence or "?",
@@ -234,7 +234,7 @@ def _spec(
     return spec if like is None else replace(spec, defaults=like.defaults, system_prompt=like.system_prompt)
 
 
-def _cpu_bits(layout: Layout) -> Literal[0, 4, 8]:
+def _integer_bits(layout: Layout) -> Literal[0, 4, 8]:
     """A small model is fast enough with 8 bits, and loses less."""
     if not layout.quantizable:
         return 0

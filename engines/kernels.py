@@ -12,6 +12,8 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from engines.block_linear import BlockLinear
+
 
 @triton.jit
 def _linear(
@@ -40,6 +42,69 @@ def _linear(
         first += part.to(tl.float32) * value[None, :]
         if GATED:
             second += other.to(tl.float32) * value[None, :]
+    total = tl.sum(first, 1)
+    gate = tl.sum(second, 1)
+    if NORMED:
+        size = tl.rsqrt(tl.sum(squares, 0) / WIDTH + eps)
+        total *= size
+        gate *= size
+    if GATED:
+        total = total * tl.sigmoid(total) * gate
+    if ADDED:
+        total += tl.load(out + rows).to(tl.float32)
+    tl.store(out + rows, total.to(out.dtype.element_ty))
+
+
+@triton.jit
+def _dots(integers, zeros, scales, rows, blocks, half, other, BLOCKS_IN_ROW: tl.constexpr, BITS: tl.constexpr):
+    """[rows, blocks]: what each block of 32 integers adds to its row's product with values, given as two halves.
+
+    Of 4 bits, two lie in a byte, and the halves are the even places and the odd ones; of 8, the first 16 and the last.
+    """
+    at = rows[:, None] * BLOCKS_IN_ROW + blocks[None, :]
+    byte = at[:, :, None] * (4 * BITS) + tl.arange(0, 16)[None, None, :]
+    if BITS == 4:
+        pair = tl.load(integers + byte)
+        one, two = pair & 15, pair >> 4
+        zero = tl.load(zeros + rows[:, None] * ((BLOCKS_IN_ROW + 1) // 2) + (blocks // 2)[None, :])
+        zero = (zero >> (blocks % 2 * 4)[None, :].to(tl.uint8)) & 15
+    else:
+        one, two = tl.load(integers + byte), tl.load(integers + byte + 16)
+        zero = tl.load(zeros + at)
+    products = one.to(tl.float32) * half[None, :, :] + two.to(tl.float32) * other[None, :, :]
+    sums = tl.sum(half + other, 1)
+    return tl.load(scales + at).to(tl.float32) * (tl.sum(products, 2) - zero.to(tl.float32) * sums[None, :])
+
+
+@triton.jit
+def _block_linear(
+    x, norm, integers, zeros, scales, out, eps,
+    WIDTH: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, COUNT: tl.constexpr, BITS: tl.constexpr,
+    NORMED: tl.constexpr, GATED: tl.constexpr, ADDED: tl.constexpr,
+):  # fmt: skip
+    """What _linear does, with a weight as engines.block_linear holds it, BLOCKS of a row at a time."""
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    first = tl.zeros([ROWS, BLOCKS], tl.float32)
+    second = tl.zeros([ROWS, BLOCKS], tl.float32)
+    squares = tl.zeros([BLOCKS], tl.float32)
+    place = tl.arange(0, 16)
+    for start in range(0, WIDTH // 32, BLOCKS):
+        blocks = start + tl.arange(0, BLOCKS)
+        if BITS == 4:
+            at = blocks[:, None] * 32 + place[None, :] * 2
+            beyond = at + 1
+        else:
+            at = blocks[:, None] * 32 + place[None, :]
+            beyond = at + 16
+        half = tl.load(x + at).to(tl.float32)
+        other = tl.load(x + beyond).to(tl.float32)
+        if NORMED:
+            squares += tl.sum(half * half + other * other, 1)
+            half *= tl.load(norm + at).to(tl.float32)
+            other *= tl.load(norm + beyond).to(tl.float32)
+        first += _dots(integers, zeros, scales, rows, blocks, half, other, WIDTH // 32, BITS)
+        if GATED:
+            second += _dots(integers, zeros, scales, rows + COUNT, blocks, half, other, WIDTH // 32, BITS)
     total = tl.sum(first, 1)
     gate = tl.sum(second, 1)
     if NORMED:
@@ -145,22 +210,32 @@ class Kernels:
     def linear(
         self,
         x: Any,
-        weight: Any,
+        layer: Any,
         out: Any,
         norm: Any = None,
         eps: float = 0.0,
         gated: bool = False,
         added: bool = False,
     ) -> Any:
-        """`out` [count]: the weight [count, width] times x [width]; see _linear for what may go before and after."""
-        count, width = weight.shape[0] // (2 if gated else 1), weight.shape[1]
-        block, rows = min(1024, width & -width), min(4, count & -count)
-        if block < 32:
+        """`out` [count]: the layer's weight [count, width] times x [width]; see _linear for what may go with it."""
+        whole = not isinstance(layer, BlockLinear)
+        total, width = layer.weight.shape if whole else (layer.rows, layer.columns)
+        count = total // 2 if gated else total
+        rows, pieces = min(4, count & -count), width & -width  # the largest power of two that divides each
+        if pieces < 32:
             raise ValueError(f"rows of {width}")
-        _linear[(count // rows,)](
-            x, norm if norm is not None else x, weight, out, eps, WIDTH=width, BLOCK=block, ROWS=rows, COUNT=count,
-            NORMED=norm is not None, GATED=gated, ADDED=added, num_warps=4,
-        )  # fmt: skip
+        norm_or_any = norm if norm is not None else x
+        flags = {"NORMED": norm is not None, "GATED": gated, "ADDED": added}
+        if whole:
+            _linear[(count // rows,)](
+                x, norm_or_any, layer.weight, out, eps, WIDTH=width, BLOCK=min(1024, pieces), ROWS=rows, COUNT=count,
+                **flags, num_warps=4,
+            )  # fmt: skip
+        else:
+            _block_linear[(count // rows,)](
+                x, norm_or_any, layer.integers, layer.zeros, layer.scales, out, eps, WIDTH=width,
+                BLOCKS=min(32, pieces // 32), ROWS=rows, COUNT=count, BITS=layer.bits, **flags, num_warps=4,
+            )  # fmt: skip
         return out
 
     def attention(self, qkv: Any, rotary: Any, position: Any, keys: Any, values: Any, scale: float) -> Any:

@@ -90,7 +90,7 @@ class Library:
             def making() -> None:
                 progress(Progress("converting", "local", 0, spec.disk, 0.0, None))
 
-            quantized(folder, disk.quantized(self.config, model), spec.cpu_bits, making, tick)
+            quantized(folder, disk.quantized(self.config, model), spec.integer_bits, making, tick)
         return folder
 
     def plan(
@@ -120,7 +120,7 @@ class Library:
         wishes = Wishes(
             context, memory.context, memory.gpu_margin, memory.host_margin,
             memory.force if force is None else force,
-            backend, backends, below, without, self.measured(model, device.name), memory.max_batch,
+            backend, backends, below, without, self.measured(model, device.name), memory.max_batch, memory.weights,
         )  # fmt: skip
         return plan_load(self.spec(model), device, resident, wishes, self.catalogue.models)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from configs.schema import Dtype, Quantization
+from configs.schema import Dtype, Quantization, WeightsChoice
 from engines.base import DETAIL_TILES, Detail
 
 MIB = 2**20
@@ -92,8 +92,8 @@ class LoadSettings:
     """Of one image when no detail is asked for; 0 is as many as there may be."""
     max_batch: int = 1
     quantization: Quantization = "none"
-    weight_bits: int = 8
-    """Of the decoder's weights in onnxruntime's engine."""
+    weight_bits: int = 0
+    """Of the decoder's weights as integers, where a text model has them so; 0 is as they are stored."""
     graphs: bool = False
     """Whether a text model decodes by engines/graphs.py, if it can."""
     kv_bits: int = 16
@@ -142,7 +142,8 @@ class Wishes:
     for each of `max_batch` answers at once.
 
     `context` and `backend` are fixed when given. After a failure `below` asks for less than so many bytes, or `without`
-    for another backend. `measured` are earlier loads of the model here, by backend.
+    for another backend. `measured` are earlier loads of the model here, by backend. `weights` are a text model's, whole
+    ("full") or in integers; "auto" takes the latter on a CPU, and on a card without room for the former.
     """
 
     context: int | None = None
@@ -156,6 +157,7 @@ class Wishes:
     without: Backend | None = None
     measured: Mapping[str, Measured] = field(default_factory=dict)
     max_batch: int = 4
+    weights: WeightsChoice = "auto"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from configs.schema import DTYPE_BYTES, ModelSpec
 from engines.memory import MIB, PREFILL_CHUNK, Backend, Choice, Kind, LoadSettings, Need, Wishes
-from engines.need_text import BESIDE_BATCH, COMFORTABLE, CUDA_CONTEXT, need_of, texts, token_bytes
+from engines.need_text import BESIDE_BATCH, COMFORTABLE, CUDA_CONTEXT, linear_weights, need_of, texts, token_bytes
 from engines.prompt import KEPT
 from engines.tiling import with_thumbnail
 
@@ -69,8 +69,7 @@ def weight_bytes(spec: ModelSpec, size: int) -> int:
     whole = (shape.parameters + spec.vision.parameters) * size
     if spec.quantization == "none":
         return whole
-    attention = shape.hidden * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads)
-    linear = shape.layers * (attention + 3 * shape.hidden * shape.intermediate)
+    linear = linear_weights(spec)
     return whole - linear * size + linear // 2 + linear // 128 * 4
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from configs.schema import DTYPE_BYTES, ModelSpec
+from engines.checkpoints.blocks import BLOCK, OUTER_BITS
 from engines.memory import GIB, MIB, PREFILL_CHUNK, Choice, Kind, LoadSettings, Need, Wishes
 from engines.step import doubling
 
@@ -33,6 +34,11 @@ GRAPHS = (256 * MIB, 8 * MIB)
 """What engines/graphs.py takes: so much, and so much for each length it has a graph for. On an H200 so
 much was held beyond the rest of the plan that 128 MiB were too few by 102."""
 
+AT_ONCE = 2**24
+"""Weights in integers that are made whole at once for a product: bounds what that takes, thrice their size."""
+LOADING = 128 * MIB
+"""What rounding weights to integers takes, and torch's allocator keeps of it."""
+
 LARGE_CHUNK = 4096
 """Tokens of a prefill at once on a card with memory to spare: less of it is waiting for the host to start kernels."""
 
@@ -46,16 +52,28 @@ CORES_OF_USE = 4
 
 
 def texts(spec: ModelSpec, kind: Kind, wishes: Wishes) -> Iterator[Choice]:
-    """The ways to load one, the best first: memory is for the context, then for graphs, then for speed at the start."""
-    if kind == "cpu" and spec.cpu_bits and wishes.without != "onnxruntime" and wishes.backend != "native":
+    """The ways to load one, the best first: memory is for the context, then for graphs, then for speed at the start.
+
+    On a card a smaller context goes before weights in integers, which cost the answers something.
+    """
+    integers = bool(spec.integer_bits) and wishes.weights != "full" and wishes.backend != "native"
+    if kind == "cpu" and integers and wishes.without != "onnxruntime":
         yield from (_quantized(spec, kind, context) for context in _contexts(spec, wishes))
         return
+    if not (kind == "cuda" and integers and wishes.weights == "quantized"):
+        yield from _by_transformers(spec, kind, 0, wishes)
+    if kind == "cuda" and integers:
+        yield from _by_transformers(spec, kind, spec.integer_bits, wishes)
+
+
+def _by_transformers(spec: ModelSpec, kind: Kind, bits: int, wishes: Wishes) -> Iterator[Choice]:
     last = []
     for context in _contexts(spec, wishes):
-        plain = _text(spec, kind, context, large=False, graphs=False)
-        graphs = _text(spec, kind, context, large=False, graphs=True)
+        plain = _text(spec, kind, context, bits, large=False, graphs=False)
+        graphs = _text(spec, kind, context, bits, large=False, graphs=True)
         if kind == "cuda" and wishes.below is None:
-            yield _text(spec, kind, context, large=True, graphs=True)
+            if not bits:
+                yield _text(spec, kind, context, bits, large=True, graphs=True)
             yield graphs
         # What failed with graphs may have failed by them, or for want of more memory than they take: that comes first.
         if graphs.need.total == wishes.below:
@@ -65,16 +83,34 @@ def texts(spec: ModelSpec, kind: Kind, wishes: Wishes) -> Iterator[Choice]:
     yield from last
 
 
-def _text(spec: ModelSpec, kind: Kind, context: int, large: bool, graphs: bool) -> Choice:
+def _text(spec: ModelSpec, kind: Kind, context: int, bits: int, large: bool, graphs: bool) -> Choice:
     """`large`: with large pieces of a prompt, where nothing else has a use for the memory."""
     dtype = spec.dtype if kind == "cuda" else spec.cpu_dtype
     chunk = min(LARGE_CHUNK, context) if large else PREFILL_CHUNK
-    settings = LoadSettings("transformers", kind, dtype, context, chunk, graphs=graphs)
+    settings = LoadSettings("transformers", kind, dtype, context, chunk, weight_bits=bits, graphs=graphs)
     need = need_of(spec, kind, context, chunk)
+    if bits:
+        need = _in_integers(spec, bits, need)
     if graphs:
         fixed, each = GRAPHS
         need = replace(need, workspace=need.workspace + fixed + each * len(doubling(context)))
     return Choice(settings, need, context >= COMFORTABLE, BESIDE_BATCH if large else 0)
+
+
+def _in_integers(spec: ModelSpec, bits: int, need: Need) -> Need:
+    """The same with weights as engines/block_linear.py holds them: the embedding stays as it is.
+
+    A product makes AT_ONCE weights whole. While it loads, the output lies there in full beside what is ready.
+    """
+    shape, size = spec.shape, DTYPE_BYTES[spec.dtype]
+    outer = shape.vocab * shape.hidden
+    whole = 3 * AT_ONCE * size
+    loading = outer * size + LOADING - need.kv_cache
+    return replace(
+        need,
+        weights=outer * size + integer_bytes(linear_weights(spec), bits, 16) + integer_bytes(outer, OUTER_BITS, 16),
+        workspace=max(need.workspace + whole, loading),
+    )
 
 
 def _quantized(spec: ModelSpec, kind: Kind, context: int) -> Choice:
@@ -88,19 +124,26 @@ def _quantized(spec: ModelSpec, kind: Kind, context: int) -> Choice:
         workspace=widest + 2 * shape.heads * ONNX_CHUNK * 4 * context + 40 * shape.vocab,
         context=ONNX_CONTEXT,
     )
-    settings = LoadSettings("onnxruntime", kind, "float32", context, ONNX_CHUNK, weight_bits=spec.cpu_bits)
+    settings = LoadSettings("onnxruntime", kind, "float32", context, ONNX_CHUNK, weight_bits=spec.integer_bits)
     return Choice(settings, need, context >= COMFORTABLE)
 
 
 def quantized_bytes(spec: ModelSpec) -> int:
-    """A decoder's weights in `cpu_bits` each, and 8 for the embedding and the output; with a scale of 4 bytes and a
-    zero point for each 32 (checkpoints/onnx_graph.py).
-    """
+    """A decoder's weights as onnxruntime's engine has them, embedding and output too (checkpoints/onnx_graph.py)."""
+    outer = 2 * spec.shape.vocab * spec.shape.hidden
+    return integer_bytes(linear_weights(spec), spec.integer_bits, 32) + integer_bytes(outer, OUTER_BITS, 32)
+
+
+def integer_bytes(weights: int, bits: int, scale_bits: int) -> int:
+    """Weights in integers, with a scale and a zero point for each block (checkpoints/blocks.py)."""
+    return weights * ((BLOCK + 1) * bits + scale_bits) // (8 * BLOCK)
+
+
+def linear_weights(spec: ModelSpec) -> int:
+    """How many weights a decoder's layers multiply with, embedding and output not counted."""
     shape = spec.shape
     attention = shape.hidden * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads)
-    linear = shape.layers * (attention + 3 * shape.hidden * shape.intermediate)
-    outer = 2 * shape.vocab * shape.hidden
-    return (linear * (33 * spec.cpu_bits + 32) + outer * (33 * 8 + 32)) // 256
+    return shape.layers * (attention + 3 * shape.hidden * shape.intermediate)
 
 
 def cpu_speed(spec: ModelSpec, cores: int) -> float:

@@ -54,7 +54,7 @@ class Step:
             config.num_key_value_heads,
             config.head_dim,
         )
-        weight = model.lm_head.weight
+        weight = model.model.embed_tokens.weight
         self._slots = torch.arange(context, device=weight.device)
         self._rotary = self._rotations(weight)
         self._layers = []
@@ -81,7 +81,7 @@ class Step:
         mask = torch.zeros(bucket, dtype=x.dtype, device=x.device).masked_fill(beyond, float("-inf"))
         cos, sin = self._rotary.index_select(0, position).unbind(1)
         for layer, qkv, gate_up, keys, values in self._layers:
-            heads = _linear(_normed(layer.input_layernorm, x), *qkv).view(-1, self._size)
+            heads = qkv(_normed(layer.input_layernorm, x)).view(-1, self._size)
             heads, value = heads.split([self._heads + self._kv_heads, self._kv_heads])
             turned = torch.addcmul(heads * cos, heads.roll(self._size // 2, 1), sin)
             query, key = turned.split([self._heads, self._kv_heads])
@@ -89,7 +89,7 @@ class Step:
             values.index_copy_(1, position, value[:, None])
             seen = self._attend(query, keys[:, :bucket], values[:, :bucket], mask, layer.self_attn.scaling)
             x = _onto(x, layer.self_attn.o_proj, seen)
-            gate, up = _linear(_normed(layer.post_attention_layernorm, x), *gate_up).chunk(2, 1)
+            gate, up = gate_up(_normed(layer.post_attention_layernorm, x)).chunk(2, 1)
             x = _onto(x, layer.mlp.down_proj, layer.mlp.act_fn(gate) * up)
         return self._model.lm_head(_normed(model.norm, x))[0]
 
@@ -124,7 +124,7 @@ class FusedStep(Step):
         if config.attention_bias or config.mlp_bias or config.hidden_act != "silu":
             raise NotLlama("a bias, or another activation than silu")
         super().__init__(model, kv, context)
-        weight = model.lm_head.weight
+        weight = model.model.embed_tokens.weight
         self._kernels = Kernels(weight, self._heads, self._kv_heads, self._size)
         self._qkv = weight.new_empty((self._heads + 2 * self._kv_heads) * self._size)
         self._gated = weight.new_empty(config.intermediate_size)
@@ -133,28 +133,33 @@ class FusedStep(Step):
     def __call__(self, token: Any, position: Any, bucket: int) -> Any:
         model, linear = self._model.model, self._kernels.linear
         x = model.embed_tokens(token)[0]
-        for layer, (qkv, _), (gate_up, _), keys, values in self._layers:
+        for layer, qkv, gate_up, keys, values in self._layers:
             attention, norm = layer.self_attn, layer.input_layernorm
             linear(x, qkv, self._qkv, norm.weight, norm.variance_epsilon)
             seen = self._kernels.attention(self._qkv, self._rotary, position, keys, values, attention.scaling)
-            linear(seen, attention.o_proj.weight, x, added=True)
+            linear(seen, attention.o_proj, x, added=True)
             norm = layer.post_attention_layernorm
             linear(x, gate_up, self._gated, norm.weight, norm.variance_epsilon, gated=True)
-            linear(self._gated, layer.mlp.down_proj.weight, x, added=True)
+            linear(self._gated, layer.mlp.down_proj, x, added=True)
         norm = model.norm
-        return linear(x, self._model.lm_head.weight, self._out, norm.weight, norm.variance_epsilon)
+        return linear(x, self._model.lm_head, self._out, norm.weight, norm.variance_epsilon)
 
 
-def _neighbours(layer: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """Weight and bias of a layer's query, key and value in one, and those of its gate and up in one.
+def _neighbours(layer: Any) -> tuple[Any, Any]:
+    """A layer's query, key and value in one linear layer, and its gate and up in one.
 
     All its large weights move into one piece of memory: what they leave behind is whole pieces, too, and can be freed.
+    Those in integers are small, and only made neighbours.
     """
     import torch
-    from torch.nn import Parameter
+    from torch.nn import Linear, Parameter
+
+    from engines.block_linear import BlockLinear
 
     attention, mlp = layer.self_attn, layer.mlp
     joined = (attention.q_proj, attention.k_proj, attention.v_proj), (mlp.gate_proj, mlp.up_proj)
+    if isinstance(attention.q_proj, BlockLinear):
+        return BlockLinear.joined(joined[0]), BlockLinear.joined(joined[1])
     parts = [*joined[0], *joined[1], attention.o_proj, mlp.down_proj]
     all_of_them = parts[0].weight.new_empty(sum(part.weight.numel() for part in parts))
     rest, starts = all_of_them, {}
@@ -163,18 +168,16 @@ def _neighbours(layer: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
         place, rest = rest.split([part.weight.numel(), rest.numel() - part.weight.numel()])
         part.weight = Parameter(place.view_as(part.weight).copy_(part.weight), requires_grad=False)
 
-    def whole(some: tuple[Any, ...]) -> tuple[Any, Any]:
+    def whole(some: tuple[Any, ...]) -> Linear:
         rows, width = sum(len(part.weight) for part in some), some[0].weight.shape[1]
+        one = Linear(width, rows, bias=some[0].bias is not None, device="meta")
         weight = all_of_them[starts[some[0]] :][: rows * width].view(rows, width)
-        return weight, None if some[0].bias is None else torch.cat([part.bias for part in some])
+        one.weight = Parameter(weight, requires_grad=False)
+        if some[0].bias is not None:
+            one.bias = Parameter(torch.cat([part.bias for part in some]), requires_grad=False)
+        return one
 
     return whole(joined[0]), whole(joined[1])
-
-
-def _linear(x: Any, weight: Any, bias: Any) -> Any:
-    import torch
-
-    return torch.nn.functional.linear(x, weight, bias)
 
 
 def _normed(norm: Any, x: Any) -> Any:
@@ -185,5 +188,9 @@ def _normed(norm: Any, x: Any) -> Any:
 
 def _onto(x: Any, linear: Any, y: Any) -> Any:
     """x + linear(y), in the place of x."""
+    from engines.block_linear import BlockLinear
+
+    if isinstance(linear, BlockLinear):
+        return x.add_(linear(y))
     x = x.addmm_(y, linear.weight.t())
     return x if linear.bias is None else x.add_(linear.bias)

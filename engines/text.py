@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from engines.ahead import start_card
 from engines.base import Emit, FinishReason, GenerationSettings, Message, Usage
 from engines.checkpoints import load_model, load_tokenizer
 from engines.decode import Sink, decoded
@@ -61,6 +62,9 @@ class TextEngine:
         self._warm_up()
 
     def _prepare(self) -> None:
+        self._free_before = device_memory().free
+        if self._settings.device == "cuda":
+            start_card()
         import torch
         from transformers.utils.logging import disable_progress_bar
 
@@ -68,12 +72,16 @@ class TextEngine:
         # On Hopper cards torch prefers cuDNN's attention, which fails for want of a workspace where memory is short.
         torch.backends.cuda.enable_cudnn_sdp(False)
         self._torch = torch
-        self._free_before = device_memory().free
         self._cores = torch.get_num_threads()
 
     def _read(self, folder: Path, stage: Callable[[str], None]) -> None:
         stage("weights")
-        self._model = load_model(folder, dtype=self._settings.dtype, device=self._settings.device)
+        bits, device = self._settings.weight_bits, self._settings.device
+        self._model = load_model(folder, dtype=self._settings.dtype, device="cpu" if bits else device)
+        if bits:
+            from engines.block_linear import quantize
+
+            quantize(self._model, bits, device)
         eos = self._model.generation_config.eos_token_id
         self._stop_ids: list[int] = [eos] if isinstance(eos, int) else list(eos)
         self._kv: Any = KVCache(self._settings.context)

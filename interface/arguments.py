@@ -41,6 +41,7 @@ class Arguments:
     total: int | None = None
     context: int | None = None
     backend: str | None = None
+    weights: str | None = None
     force: bool | None = None
     explain: bool = False
     json: bool = False
@@ -48,8 +49,8 @@ class Arguments:
     @property
     def overrides(self) -> dict[str, object]:
         """What goes before configuration, by its keys."""
-        keys = ("host", "port", "root_path", "browser", "data", "offline", "lang", "model", "backend", "force")
-        keys += ("allow_hosts", "share", "auth", "auth_file")
+        keys = ("host", "port", "root_path", "browser", "data", "offline", "lang", "model", "backend")
+        keys += ("weights", "force", "allow_hosts", "share", "auth", "auth_file")
         return {key: getattr(self, key) for key in keys}
 
 
@@ -118,6 +119,12 @@ def _parser(command: str) -> _Parser:
     if command not in ("models", "doctor"):
         backends = ("auto", "turbomind", "pytorch", "native")
         add("--backend", choices=backends, help="engine for image models; auto lets the guard choose")
+        weights = ("auto", "full", "quantized")
+        add(
+            "--weights",
+            choices=weights,
+            help="of text models; auto rounds them where memory is short, or without a card",
+        )
         add("--force", action="store_true", default=None, help="load against the guard's word")
     if command in ("serve", "chat"):
         add("--model", help="the model to start with")

@@ -30,16 +30,14 @@ def test_serve_is_the_default() -> None:
 
 def test_every_flag_of_serve() -> None:
     flags = "--host ::1 --port 0 --no-browser --offline --lang zh --model internlm2-chat-1_8b --fake --data /tmp/x"
-    flags += (
-        " --backend pytorch --force --share --auth ann:pw:1 --auth ben:pw2 --auth-file l.txt --allow-host d.example"
-    )
-    flags += " --root-path /desk"
+    flags += " --backend pytorch --weights full --force --share --auth ann:pw:1 --auth ben:pw2 --auth-file l.txt"
+    flags += " --allow-host d.example --root-path /desk"
     got = parse_args(flags.split())
     assert (got.host, got.port, got.browser, got.offline, got.lang) == ("::1", 0, False, True, "zh")
     assert (got.model, got.fake, got.data) == ("internlm2-chat-1_8b", True, Path("/tmp/x"))
     assert got.overrides == {
         "host": "::1", "port": 0, "browser": False, "data": Path("/tmp/x"), "offline": True, "lang": "zh",
-        "model": "internlm2-chat-1_8b", "backend": "pytorch", "force": True, "share": True,
+        "model": "internlm2-chat-1_8b", "backend": "pytorch", "weights": "full", "force": True, "share": True,
         "auth": ["ann:pw:1", "ben:pw2"], "auth_file": "l.txt", "allow_hosts": ["d.example"], "root_path": "/desk",
     }  # fmt: skip
 
@@ -114,17 +112,17 @@ def test_plan_prints_one_json_object_and_its_verdict_as_exit_code(tmp_path: Path
     assert fits.returncode == 0 and plan["verdict"] == "load" and plan["device"]["free"] == int(7.4 * 2**30)
     assert plan["need"]["total"] == sum(size for name, size in plan["need"].items() if name != "total")
     assert set(plan) >= {"model", "verdict", "reasons", "remedies", "device", "need", "settings"}
-    refused = launch("plan", "internlm2-chat-1_8b", "--memory", "3GiB", "--total", "4GiB", "--json", data=tmp_path)
+    refused = launch("plan", "internlm2-chat-1_8b", "--memory", "2GiB", "--total", "4GiB", "--json", data=tmp_path)
     plan = json.loads(refused.stdout)
     assert refused.returncode == 3 and plan["verdict"] == "refuse" and plan["remedies"]
 
 
 def test_plan_in_words_in_both_languages(tmp_path: Path) -> None:
-    english = launch("plan", "internlm2-chat-1_8b", "--memory", "3GiB", data=tmp_path)
-    chinese = launch("plan", "internlm2-chat-1_8b", "--memory", "3GiB", "--lang", "zh", data=tmp_path)
+    english = launch("plan", "internlm2-chat-1_8b", "--memory", "2GiB", data=tmp_path)
+    chinese = launch("plan", "internlm2-chat-1_8b", "--memory", "2GiB", "--lang", "zh", data=tmp_path)
     assert "Does not fit" in english.stdout and "放不下" in chinese.stdout
     assert (
-        "放不下" in launch("plan", "internlm2-chat-1_8b", "--memory", "3GiB", data=tmp_path, LANG="zh_CN.UTF-8").stdout
+        "放不下" in launch("plan", "internlm2-chat-1_8b", "--memory", "2GiB", data=tmp_path, LANG="zh_CN.UTF-8").stdout
     )
 
 

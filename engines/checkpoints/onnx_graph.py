@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from engines.checkpoints import internlm2, special_ids, stop_ids
-from engines.checkpoints.blocks import BLOCK, integers
+from engines.checkpoints.blocks import BLOCK, OUTER_BITS, integers
 from engines.checkpoints.safe import CONFIG, check_folder, read_json, weight_files
 from engines.checkpoints.tokenizer import END_OF_TURN
 from engines.errors import ModelCorrupt, ModelUnsupported
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
 GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
 GENERATION = "generation_config.json"
-OUTER_BITS = 8
-"""Of a weight of the embedding and of the output, where 4 would cost more than they save."""
-AT_ONCE = 2**23
-"""Weights that are quantized at a time: bounds the memory that it takes."""
 PAGE, LARGE = 2**16, 2**20
 """Where a tensor may begin to be mapped into memory on every system, and the bytes from which on one is worth that."""
 INT8 = 4
@@ -240,11 +236,7 @@ class _Writer:
 
     def _quantized(self, name: str, weight: Tensor, bits: int, flat: bool = False) -> tuple[str, str, str]:
         """The names of a weight's integers, scales and zero points; `flat` as GatherBlockQuantized wants them."""
-        from numpy import concatenate
-
-        step = max(1, AT_ONCE // weight.shape[1])
-        pieces = [integers(weight[start : start + step], bits) for start in range(0, len(weight), step)]
-        packed, scales, zeros = (concatenate(part) for part in zip(*pieces, strict=True))
+        packed, scales, zeros = (part.numpy() for part in integers(weight, bits))
         if flat:
             packed = packed.reshape(len(weight), -1)
         return tuple(self._tensor(f"{name}.{part}", array) for part, array in  # type: ignore[return-value]

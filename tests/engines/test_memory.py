@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from configs.load import load_catalogue
+from configs.schema import ModelSpec
 from engines.memory import (
     GIB,
     MIB,
@@ -67,10 +68,45 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("total", "free", "beside", "verdict", "context"), TABLE)
-def test_internlm2_on_a_card(total: float, free: float, beside: float, verdict: str, context: int) -> None:
+def test_internlm2_whole_on_a_card(total: float, free: float, beside: float, verdict: str, context: int) -> None:
+    answers_alike(LARGE, total, free, beside, verdict, context, 0, Wishes(weights="full"))
+
+
+# With weights of 4 bits 1.36 GiB of them, and 3.11 GiB in all at 8192 tokens; 0.27 more with graphs.
+TIGHT = [
+    # the same, and the bits of a weight, 0 where it is whole
+    (24, 23.0, 0, "load", 8192, 0),
+    (8, 5.4, 0, "load", 8192, 0),
+    (8, 5.0, 0, "load", 4096, 0),
+    (8, 4.8, 0, "load", 8192, 4),
+    (6, 5.7, 0, "load", 8192, 0),
+    (5.79, 4.2, 0, "load", 8192, 4),
+    (4, 3.9, 0, "load", 8192, 4),
+    (4, 3.0, 0, "load", 4096, 4),
+    (4, 2.8, 0, "load", 2048, 4),
+    (4, 2.6, 0, "refuse", 2048, 4),
+    (2, 1.9, 0, "refuse", 2048, 4),
+    # A neighbour stays if this one can be had with weights of 4 bits.
+    (8, 4.5, 3.0, "load", 8192, 4),
+    (8, 3.0, 4.5, "load", 4096, 4),
+    (8, 2.8, 4.5, "unload_first", 8192, 0),
+    (8, 2.0, 2.0, "unload_first", 8192, 4),
+    (4, 1.0, 1.0, "refuse", 2048, 4),
+]
+
+
+@pytest.mark.parametrize(("total", "free", "beside", "verdict", "context", "bits"), TIGHT)
+def test_internlm2_on_a_card(total: float, free: float, beside: float, verdict: str, context: int, bits: int) -> None:
+    plan = answers_alike(LARGE, total, free, beside, verdict, context, bits, Wishes())
+    assert ("weights_rounded" in codes(plan)) == (bits > 0 and verdict != "refuse")
+
+
+def answers_alike(
+    spec: ModelSpec, total: float, free: float, beside: float, verdict: str, context: int, bits: int, wishes: Wishes
+) -> MemoryPlan:
     resident = [Resident("other", int(beside * GIB))] if beside else []
-    plan = plan_load(LARGE, card(free, total), resident)
-    assert (plan.verdict, plan.settings.context) == (verdict, context)
+    plan = plan_load(spec, card(free, total), resident, wishes)
+    assert (plan.verdict, plan.settings.context, plan.settings.weight_bits) == (verdict, context, bits)
     assert plan.settings.device == "cuda" and plan.settings.dtype == "bfloat16"
     if verdict == "load":
         assert plan.need.total + 256 * MIB <= free * GIB and plan.evict == ()
@@ -78,6 +114,29 @@ def test_internlm2_on_a_card(total: float, free: float, beside: float, verdict: 
         assert plan.evict == ("other",) and plan.need.total <= (free + beside) * GIB
     else:
         assert plan.reasons and plan.need.total + 256 * MIB > (free + beside) * GIB
+    return plan
+
+
+def test_weights_are_rounded_where_somebody_wants_that() -> None:
+    plan = plan_load(LARGE, card(24, 24), wishes=Wishes(weights="quantized"))
+    assert plan.settings.weight_bits == 4 and plan.settings.graphs and plan.settings.context == 8192
+    assert plan_load(SMALL, card(8), wishes=Wishes(weights="quantized")).settings.weight_bits == 8
+    assert plan_load(LARGE, host(16), wishes=Wishes(weights="full")).settings.backend == "transformers"
+    unable = replace(LARGE, integer_bits=0)
+    assert plan_load(unable, card(24, 24), wishes=Wishes(weights="quantized")).verdict == "load"
+    assert plan_load(unable, card(4, 4)).verdict == "refuse"
+
+
+def test_both_models_have_room_on_a_card_of_8_gib() -> None:
+    """Whichever comes first: after one swap, at the latest, none needs to go again."""
+    vision = CATALOGUE["internvl2-2b-awq"]
+    seen = plan_load(vision, card(7.8))
+    free = 7.8 - seen.need.total / GIB
+    beside = plan_load(LARGE, card(free), [Resident(vision.id, seen.need.total)])
+    assert beside.verdict == "load" and beside.settings.weight_bits == 4 and beside.settings.context >= 4096
+    free = 7.8 - beside.need.total / GIB
+    again = plan_load(vision, card(free), [Resident(LARGE.id, beside.need.total)])
+    assert again.verdict == "load"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +176,7 @@ def test_the_parts_are_what_the_geometry_says() -> None:
 
 
 def test_a_context_asked_for_is_not_quietly_changed() -> None:
-    plan = plan_load(LARGE, card(5.1), wishes=Wishes(context=8192))
+    plan = plan_load(LARGE, card(5.1), wishes=Wishes(context=8192, weights="full"))
     assert plan.verdict == "refuse" and plan.need.total > 4.9 * GIB
     assert [note.code for note in plan.remedies] == ["context"] and plan.remedies[0].facts["context"] == 4096
     assert plan_load(LARGE, card(8), wishes=Wishes(context=16384)).settings.context == 16384
@@ -147,15 +206,16 @@ def test_graphs_take_what_the_context_leaves_and_never_make_a_plan_worse() -> No
 def test_after_a_failure_it_is_tried_without_graphs_and_with_less_than_that() -> None:
     all_of_them = choices(LARGE, "cuda", Wishes())
     assert len(all_of_them) > 3
-    (only,) = choices(
-        LARGE, "cuda", Wishes(context=1024, below=choices(LARGE, "cuda", Wishes(context=1024))[1].need.total)
-    )
-    assert not only.settings.graphs, "where there is no smaller context"
-    for failed in all_of_them[:-1]:
+    below = choices(LARGE, "cuda", Wishes(context=1024))[1].need.total
+    whole, *rounded = choices(LARGE, "cuda", Wishes(context=1024, below=below))
+    assert not whole.settings.graphs and not whole.settings.weight_bits, "where there is no smaller context"
+    assert [(one.settings.graphs, one.settings.weight_bits) for one in rounded] == [(False, 4)]
+    least = min(one.need.total for one in all_of_them)
+    for failed in (one for one in all_of_them if one.need.total > least):
         after = choices(LARGE, "cuda", Wishes(below=failed.need.total))[0]
         assert not after.settings.graphs and after.need.total < failed.need.total
-        contexts = (after.settings.context, failed.settings.context)
-        assert contexts[0] != contexts[1] or failed.settings.prefill_chunk > after.settings.prefill_chunk
+        same = after.settings.context == failed.settings.context and not after.settings.weight_bits
+        assert not same or failed.settings.prefill_chunk > after.settings.prefill_chunk
 
 
 def codes(plan: MemoryPlan) -> list[str]:
@@ -163,7 +223,7 @@ def codes(plan: MemoryPlan) -> list[str]:
 
 
 def test_a_refusal_says_what_would_help() -> None:
-    device = replace(card(3.2), others=(OtherProgram(1, "desktop", 300 * MIB), OtherProgram(2, "game", 3 * GIB)))
+    device = replace(card(2.4), others=(OtherProgram(1, "desktop", 300 * MIB), OtherProgram(2, "game", 3 * GIB)))
     plan = plan_load(LARGE, device, alternatives=CATALOGUE.models)
     assert plan.verdict == "refuse" and codes(plan) == ["short"]
     assert {note.code: note.facts for note in plan.remedies} == {
@@ -173,7 +233,7 @@ def test_a_refusal_says_what_would_help() -> None:
 
 
 def test_a_model_larger_than_the_card_says_that() -> None:
-    assert codes(plan_load(LARGE, card(3.9, 4))) == ["too_big"]
+    assert codes(plan_load(LARGE, card(1.9, 2))) == ["too_big"]
 
 
 def test_main_memory_counts_too() -> None:
@@ -182,16 +242,19 @@ def test_main_memory_counts_too() -> None:
 
 
 def test_force_loads_with_the_smallest_settings_and_says_so() -> None:
-    plan = plan_load(LARGE, card(4), wishes=Wishes(force=True))
-    assert plan.verdict == "load" and plan.forced and plan.settings.context == 1024 and codes(plan) == ["short"]
+    plan = plan_load(LARGE, card(2), wishes=Wishes(force=True))
+    assert plan.verdict == "load" and plan.forced and codes(plan) == ["short"]
+    assert plan.need.total == min(one.need.total for one in choices(LARGE, "cuda", Wishes()))
 
 
 def test_the_smallest_neighbour_that_helps_goes() -> None:
     resident = [Resident("big", 4 * GIB), Resident("small", 2 * GIB), Resident("tiny", GIB // 4)]
-    plan = plan_load(LARGE, card(3.3, 12), resident)
+    whole = Wishes(weights="full")
+    plan = plan_load(LARGE, card(3.3, 12), resident, whole)
     assert plan.verdict == "unload_first" and plan.evict == ("small",)
-    assert plan_load(LARGE, card(1.0, 12), resident).evict == ("big",)
-    assert set(plan_load(LARGE, card(0.1, 12), resident).evict) == {"big", "small"}
+    assert plan_load(LARGE, card(1.0, 12), resident, whole).evict == ("big",)
+    assert set(plan_load(LARGE, card(0.1, 12), resident, whole).evict) == {"big", "small"}
+    assert plan_load(LARGE, card(1.0, 12), resident).evict == ("small",), "which is enough for rounded weights"
 
 
 def test_a_model_is_no_neighbour_of_itself() -> None:

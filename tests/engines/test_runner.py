@@ -399,7 +399,7 @@ class SmallCard(FakeLibrary):
         return plan, super().admit(model, held)[1]
 
 
-@pytest.mark.parametrize(("gib", "stay"), [(8, {SMALL, LARGE}), (6, {LARGE})], ids=["room for both", "for one"])
+@pytest.mark.parametrize(("gib", "stay"), [(8, {SMALL, LARGE}), (3, {LARGE})], ids=["room for both", "for one"])
 def test_two_models_stay_when_the_plan_lets_them(tmp_path: Path, gib: int, stay: set[str]) -> None:
     card = replace(CARD, total=gib * GIB)
     runner = Runner(SmallCard(tmp_path, card), Limits(), lambda: Worker(tmp_path / "engine.log"))
@@ -461,14 +461,14 @@ def test_a_load_that_failed_is_tried_once_more_with_less(
 
 
 def test_a_forced_load_goes_against_the_guards_word(make: Make) -> None:
-    runner = make(replace(CARD, total=4 * GIB, free=3 * GIB))
+    runner = make(replace(CARD, total=4 * GIB, free=2 * GIB))
     runner.load(LARGE, force=True).result()
     (engaged,) = runner.status().engaged
     assert engaged.plan.forced and answer(ask(runner, "hello", LARGE)) == "hello "
 
 
 def test_a_refusal_carries_the_plan_and_starts_nothing(make: Make) -> None:
-    runner = make(replace(CARD, total=4 * GIB, free=3 * GIB))
+    runner = make(replace(CARD, total=4 * GIB, free=2 * GIB))
     with pytest.raises(NotEnoughMemory) as refused:
         ask(runner, "hello", LARGE).result()
     assert refused.value.facts["plan"].verdict == "refuse" and not children()

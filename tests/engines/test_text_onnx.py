@@ -13,7 +13,7 @@ import pytest
 
 from engines.base import GenerationSettings
 from engines.checkpoints import load_model
-from engines.checkpoints.blocks import BLOCK, integers
+from engines.checkpoints.blocks import BLOCK, integers, whole
 from engines.checkpoints.onnx_graph import GRAPH, write_graph
 from engines.errors import Cancelled, ModelCorrupt, ModelUnsupported
 from engines.memory import LoadSettings
@@ -51,13 +51,7 @@ def engine(folder: Path, home: Path) -> OnnxTextEngine:
 
 def rounded(weight: Any, bits: int) -> Any:
     """A weight as its integers have it."""
-    import torch
-
-    packed, scales, zeros = (torch.from_numpy(part) for part in integers(weight, bits))
-    if bits == 4:
-        packed, zeros = (torch.stack([part & 15, part >> 4], -1).flatten(-2) for part in (packed, zeros))
-    zeros = zeros[:, : scales.shape[1]]
-    return ((packed.float() - zeros[..., None].float()) * scales[..., None]).flatten(1)
+    return whole(*integers(weight, bits), bits)
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -166,5 +166,5 @@ def test_the_bar_is_the_whole_card_with_what_others_hold(lang: Lang) -> None:
     assert "1.0 GiB" in fits.split('class="key others"')[1].split("</span>")[0]
     assert "1.0 GiB" in fits.split('class="key beside"')[1].split("</span>")[0]
     assert 'class="end"' not in fits and "part free" in fits
-    refused = plan_html(plan(4 * GIB, 3 * GIB), 0, 0, lang)
+    refused = plan_html(plan(4 * GIB, 2 * GIB), 0, 0, lang)
     assert 'class="end"' in refused and "part free" not in refused

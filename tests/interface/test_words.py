@@ -133,7 +133,7 @@ FACTS: dict[str, dict[str, object]] = {
     "engine_failed": {"model": "m", "stage": "answer", "kind": "RuntimeError"},
 }  # fmt: skip
 PLAN = plan_load(
-    load_catalogue()["internlm2-chat-1_8b"], DeviceMemory("card", "cuda", 4 * GIB, 3 * GIB, 32 * GIB, 32 * GIB),
+    load_catalogue()["internlm2-chat-1_8b"], DeviceMemory("card", "cuda", 4 * GIB, 2 * GIB, 32 * GIB, 32 * GIB),
     alternatives=load_catalogue().models,
 )  # fmt: skip
 

@@ -1,0 +1,78 @@
+"""Linear layers whose weights lie in integers: less memory to hold, and less to read for every token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from engines.checkpoints.blocks import BLOCK, OUTER_BITS, integers, whole
+from engines.need_text import AT_ONCE
+
+
+class BlockLinear(nn.Module):
+    """What nn.Linear computes, from a weight [rows, columns] = scale * (integer - zero), as checkpoints.blocks has it.
+
+    integers [rows, columns / 32, 4 * bits] and zeros, uint8; scales [rows, columns / 32], float16.
+    """
+
+    integers: Tensor
+    scales: Tensor
+    zeros: Tensor
+
+    def __init__(self, integers: Tensor, scales: Tensor, zeros: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.bits = integers.shape[2] // 4
+        self.rows, self.columns = len(integers), integers.shape[1] * BLOCK
+        self.register_buffer("integers", integers)
+        self.register_buffer("scales", scales.half())
+        self.register_buffer("zeros", zeros)
+        self.bias = bias
+
+    @classmethod
+    def of(cls, layer: nn.Linear, bits: int, device: torch.device | str) -> BlockLinear:
+        """A layer's weight in integers of `bits`, on `device`. Raises ValueError for columns that make no blocks."""
+        if layer.in_features % BLOCK:
+            raise ValueError(f"rows of {layer.in_features}")
+        bias = None if layer.bias is None else layer.bias.to(device)
+        return cls(*integers(layer.weight.detach(), bits, device), bias)
+
+    @classmethod
+    def joined(cls, some: Sequence[BlockLinear]) -> BlockLinear:
+        """One whose rows are those of all, in their order; each of them keeps its part of the new one, nothing else."""
+        biases = [one.bias for one in some if one.bias is not None]
+        joined = cls(
+            torch.cat([one.integers for one in some]),
+            torch.cat([one.scales for one in some]),
+            torch.cat([one.zeros for one in some]),
+            torch.cat(biases) if biases else None,
+        )
+        start = 0
+        for one in some:
+            rows = slice(start, start + one.rows)
+            one.integers, one.scales, one.zeros = joined.integers[rows], joined.scales[rows], joined.zeros[rows]
+            start += one.rows
+        return joined
+
+    def forward(self, x: Tensor) -> Tensor:
+        step = max(1, AT_ONCE // self.columns)
+        pieces = zip(
+            self.integers.split(step), self.scales.to(x.dtype).split(step), self.zeros.split(step), strict=True
+        )
+        parts = [linear(x, whole(*piece, self.bits)) for piece in pieces]
+        product = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return product if self.bias is None else product + self.bias
+
+
+def quantize(model: nn.Module, bits: int, device: torch.device | str) -> None:
+    """Moves a causal model onto `device`, each linear layer's weight rounded to integers of `bits` on its way there.
+
+    The output's have OUTER_BITS. No more than one layer's weight is on the device in full.
+    """
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    for name, layer in layers:
+        output = name.endswith("lm_head")
+        model.set_submodule(name, BlockLinear.of(layer, OUTER_BITS if output else bits, device))
+    model.to(device)
