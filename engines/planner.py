@@ -90,7 +90,8 @@ def _accepted(
     if settings.max_tiles < wanted.max_tiles:
         reasons.append(Note("tiles_reduced", {"wanted": wanted.max_tiles, "tiles": settings.max_tiles}))
     if settings.weight_bits and settings.backend == "transformers":
-        reasons.append(Note("weights_rounded", {"bits": settings.weight_bits}))
+        code = "weights_as_asked" if wanted.weight_bits else "weights_rounded"
+        reasons.append(Note(code, {"bits": settings.weight_bits}))
     if wanted.graphs and not settings.graphs:
         reasons.append(Note("no_graphs"))
     if settings.max_batch > 1:

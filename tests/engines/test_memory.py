@@ -120,6 +120,7 @@ def answers_alike(
 def test_weights_are_rounded_where_somebody_wants_that() -> None:
     plan = plan_load(LARGE, card(24, 24), wishes=Wishes(weights="quantized"))
     assert plan.settings.weight_bits == 4 and plan.settings.graphs and plan.settings.context == 8192
+    assert codes(plan) == ["fits", "weights_as_asked"]
     assert plan_load(SMALL, card(8), wishes=Wishes(weights="quantized")).settings.weight_bits == 8
     assert plan_load(LARGE, host(16), wishes=Wishes(weights="full")).settings.backend == "transformers"
     unable = replace(LARGE, integer_bits=0)
