@@ -6,13 +6,16 @@ one's token has been read: the card never waits. The token comes to the host in 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from engines.base import GenerationSettings
 from engines.chooser import Chooser
 from engines.kv import KVCache
-from engines.step import Step
+from engines.step import FusedStep, Step
+
+log = logging.getLogger(__name__)
 
 TRIALS = 3
 """Runs before a capture, in which libraries choose their kernels and take their workspaces."""
@@ -30,6 +33,9 @@ class Decoder:
     On a card every step is a graph, one for each length that attention may read. Elsewhere the same functions are
     called, one after the other. Raises step.NotLlama, and whatever a capture may raise.
     """
+
+    reads = False
+    """Whether prompts may be put through `read`, as `check_read` finds out."""
 
     def __init__(self, model: Any, kv: KVCache, context: int, step: type[Step]) -> None:
         import torch
@@ -72,22 +78,19 @@ class Decoder:
                 self._run(len(ids) + count, choose)
             yield self._read.next()
 
+    def read(self, ids: Sequence[int]) -> None:
+        """Puts a piece of a prompt behind what the KV cache holds."""
+        start = self._kv.length
+        with self._torch.inference_mode():
+            self._step.read(self._torch.tensor([*ids], device=self._device), start)
+        self._kv.cut(start + len(ids))
+
     def check(self, ids: Sequence[int]) -> None:
         """Compares every graph with the model's own forward after `ids`. Raises WrongResult. Empties the KV cache."""
-        torch, last = self._torch, len(ids) - 1
-        with torch.inference_mode():
-            everything = torch.tensor([[*ids]], device=self._device)
-            self._kv.cut(0)
-            self._model(everything[:, :-1], past_key_values=self._kv.cache, use_cache=True, logits_to_keep=1)
-            out = self._model(everything[:, -1:], past_key_values=self._kv.cache, use_cache=True, logits_to_keep=1)
-            wanted = out.logits[0, -1].float()
-            for size, run in self._buckets.items():
-                self._logits.zero_()
-                self._start(ids[-1], last)
-                run()
-                apart = float((self._logits.float() - wanted).norm() / wanted.norm())
-                if not apart < ROUNDING:  # nor is it, if it is no number
-                    raise WrongResult(f"logits of {size} places are {apart:.3f} of their size from the model's")
+        last = len(ids) - 1
+        wanted = self._forwarded(ids)
+        for size in self._buckets:
+            self._compare(size, ids[-1], last, wanted)
         self._kv.cut(0)
         for temperature in (0.0, 1.0):
             self._kv.cut(last)
@@ -96,6 +99,38 @@ class Decoder:
             if token != int(self._logits.argmax()) and float(self._logits.max()) != float(self._logits[token]):
                 raise WrongResult(f"the likeliest token is not what is chosen at temperature {temperature:.0f}")
         self._kv.cut(0)
+
+    def check_read(self, ids: Sequence[int]) -> None:
+        """Compares what `read` leaves of `ids` with what the forward does. Raises WrongResult. Empties the KV cache."""
+        if not self._step.reads:
+            return
+        last = len(ids) - 1
+        wanted = self._forwarded(ids)
+        self._kv.cut(0)
+        for piece in (ids[: last // 2], ids[last // 2 : last]):
+            self.read(piece)
+        self._compare(max(self._buckets), ids[-1], last, wanted)
+        self._kv.cut(0)
+        self.reads = True
+
+    def _forwarded(self, ids: Sequence[int]) -> Any:
+        """Logits of what follows `ids` as the model itself computes them, with all of them in the cache."""
+        with self._torch.inference_mode():
+            everything = self._torch.tensor([[*ids]], device=self._device)
+            self._kv.cut(0)
+            self._model(everything[:, :-1], past_key_values=self._kv.cache, use_cache=True, logits_to_keep=1)
+            out = self._model(everything[:, -1:], past_key_values=self._kv.cache, use_cache=True, logits_to_keep=1)
+            return out.logits[0, -1].float()
+
+    def _compare(self, size: int, token: int, position: int, wanted: Any) -> None:
+        """Raises WrongResult if a step that attends to `size` places gives other logits."""
+        with self._torch.inference_mode():
+            self._logits.zero_()
+            self._start(token, position)
+            self._buckets[size]()
+            apart = float((self._logits.float() - wanted).norm() / wanted.norm())
+        if not apart < ROUNDING:  # nor is it, if it is no number
+            raise WrongResult(f"logits of {size} places are {apart:.3f} of their size from the model's")
 
     def _start(self, token: int, position: int) -> None:
         self._token.fill_(token)
@@ -118,6 +153,46 @@ class Decoder:
         """Makes a chosen token the next step's."""
         self._token.copy_(token)
         self._position.add_(1)
+
+
+def best_decoder(
+    model: Any, kv: KVCache, context: int, hello: Sequence[int], largest: Callable[[Callable[[list[int]], None]], None]
+) -> Decoder | None:
+    """A decoder that asks little of the host, if it computes what the model does; None where `generate` must do.
+
+    It is compared on the short prompt `hello`. `largest` has a function read the largest piece that a prompt may have.
+    Empties the KV cache.
+    """
+    import torch
+
+    on_card = model.device.type == "cuda"
+    for step in (FusedStep, Step) if on_card else (Step,):
+        try:
+            decoder = Decoder(model, kv, context, step)
+            decoder.check(hello)
+        except Exception as error:
+            log.warning("Not decoding by CUDA graphs of %s: %s", step.__name__, _cause(error))
+            if on_card:
+                torch.cuda.empty_cache()
+            continue
+        try:
+            decoder.check_read(hello)
+            if decoder.reads:
+                largest(decoder.read)
+        except Exception as error:
+            log.warning("Not reading prompts by %s: %s", step.__name__, _cause(error))
+            decoder.reads = False
+            if on_card:
+                torch.cuda.empty_cache()
+        log.info("Decoding by %s, prompts by %s", decoder.name, "it, too" if decoder.reads else "the model")
+        kv.cut(0)
+        return decoder
+    kv.cut(0)
+    return None
+
+
+def _cause(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 class _Capture:

@@ -1,4 +1,4 @@
-"""One token through a Llama model of transformers, as a function of tensors whose shapes never change.
+"""One token through a Llama model of transformers, as a function of tensors whose shapes never change; and a prompt.
 
 The model's own forward asks the device for values and makes tensors of new sizes, which a CUDA graph cannot hold; and
 it runs many kernels where few would do. This computes the same from the same weights and the same KV cache.
@@ -92,6 +92,45 @@ class Step:
             gate, up = gate_up(_normed(layer.post_attention_layernorm, x)).chunk(2, 1)
             x = _onto(x, layer.mlp.down_proj, layer.mlp.act_fn(gate) * up)
         return self._model.lm_head(_normed(model.norm, x))[0]
+
+    def read(self, ids: Any, start: int) -> None:
+        """Puts tokens [n], of any number, into the cache from `start` on, behind what it holds: a piece of a prompt."""
+        torch, model, end = self._torch, self._model.model, start + len(ids)
+        x = model.embed_tokens(ids)
+        cos, sin = self._rotary[start:end, :, None].unbind(1)
+        for layer, qkv, gate_up, keys, values in self._layers:
+            heads = qkv(_normed(layer.input_layernorm, x)).view(len(ids), -1, self._size)
+            heads, value = heads.split([self._heads + self._kv_heads, self._kv_heads], 1)
+            turned = torch.addcmul(heads * cos, heads.roll(self._size // 2, 2), sin)
+            query, key = turned.split([self._heads, self._kv_heads], 1)
+            keys[:, start:end], values[:, start:end] = key.transpose(0, 1), value.transpose(0, 1)
+            if layer is model.layers[-1]:
+                return  # nobody asks what follows
+            seen = self._look_back(query, keys[:, :end], values[:, :end], layer.self_attn.scaling)
+            x = _onto(x, layer.self_attn.o_proj, seen)
+            gate, up = gate_up(_normed(layer.post_attention_layernorm, x)).chunk(2, 1)
+            x = _onto(x, layer.mlp.down_proj, layer.mlp.act_fn(gate).mul_(up))
+
+    @property
+    def reads(self) -> bool:
+        """Whether `read` needs no more memory than the model's own forward does: where attention is torch's flash
+        attention, which takes the heads that share a key as they are. On a CPU it is for tests.
+        """
+        from torch.backends.cuda import SDPAParams, can_use_flash_attention
+
+        keys = self._layers[0][3][None, :, :1]
+        query = keys.new_empty(1, self._heads, 1, self._size)
+        return not keys.is_cuda or can_use_flash_attention(SDPAParams(query, keys, keys, None, 0.0, True, True))
+
+    def _look_back(self, query: Any, keys: Any, values: Any, scale: float) -> Any:
+        """[n, heads * size] of queries [n, heads, size], the last of which sees all of the cache."""
+        from torch.nn.attention.bias import causal_lower_right
+
+        mask = causal_lower_right(len(query), keys.shape[1])
+        seen = self._torch.nn.functional.scaled_dot_product_attention(
+            query.transpose(0, 1)[None], keys[None], values[None], mask, scale=scale, enable_gqa=True
+        )
+        return seen[0].transpose(0, 1).reshape(len(query), -1)
 
     def _attend(self, query: Any, keys: Any, values: Any, mask: Any, scale: float) -> Any:
         """[1, heads * size] of queries [heads, size], with the heads that share a key in one product."""

@@ -6,7 +6,6 @@ cache already is reused, the rest is computed.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -20,14 +19,11 @@ from engines.base import Emit, FinishReason, GenerationSettings, Message, Usage
 from engines.checkpoints import load_model, load_tokenizer
 from engines.decode import Sink, decoded
 from engines.errors import Cancelled
-from engines.graphs import Decoder
+from engines.graphs import Decoder, best_decoder
 from engines.kv import KVCache
 from engines.memory import LoadSettings
 from engines.probe import device_memory, process_memory
 from engines.prompt import ChatFormat, Prompt, fit
-from engines.step import FusedStep, Step
-
-log = logging.getLogger(__name__)
 
 LATE = 64
 """Tokens that may have been written after an answer was stopped, and before that was heard."""
@@ -146,14 +142,21 @@ class TextEngine:
 
         On a card, the step is the largest there will be: what does not fit fails now, too.
         """
-        self._forward(self._format([Message.of("user", "Hello")]))
+        hello = self._format([Message.of("user", "Hello")])
+        self._forward(hello)
+        self._largest(self._forward)
+        if self._settings.graphs:
+            self._decoder = best_decoder(self._model, self._kv, self._settings.context, hello, self._largest)
+            self._forward(hello)  # what a failed capture broke for good fails the load, and no answer
+            self._kv.cut(0)
+
+    def _largest(self, forward: Callable[[list[int]], None]) -> None:
+        """Puts the largest piece of a prompt, on a card, at the end of the KV cache, which is empty afterwards."""
         if self._settings.device == "cuda":
             chunk = min(self._settings.prefill_chunk, self._settings.context)
             self._kv.cut(self._settings.context - chunk)
-            self._forward([0] * chunk)
+            forward([0] * chunk)
         self._kv.cut(0)
-        if self._settings.graphs:
-            self._decoder = self._checked_decoder()
 
     @contextmanager
     def _cache_for(self, prompt: Prompt, sink: Sink) -> Iterator[int]:
@@ -225,29 +228,10 @@ class TextEngine:
             self._torch.set_num_threads(max(1, self._cores - 1))
 
     def _forward(self, ids: list[int]) -> None:
+        if self._decoder is not None and self._decoder.reads:
+            return self._decoder.read(ids)
         with self._torch.inference_mode():
             self._model(self._tensor(ids), past_key_values=self._kv.cache, use_cache=True, logits_to_keep=1)
-
-    def _checked_decoder(self) -> Decoder | None:
-        """A decoder that asks little of the host, if it computes what the model does; None where `generate` must do."""
-        hello = self._format([Message.of("user", "Hello")])
-        on_card = self._settings.device == "cuda"
-        for step in (FusedStep, Step) if on_card else (Step,):
-            try:
-                decoder = Decoder(self._model, self._kv, self._settings.context, step)
-                decoder.check(hello)
-            except Exception as error:
-                cause = f"{type(error).__name__}: {error}".splitlines()[0]
-                log.warning("Not decoding by CUDA graphs of %s: %s", step.__name__, cause)
-            else:
-                log.info("Decoding by %s", decoder.name)
-                return decoder
-            if on_card:
-                self._torch.cuda.empty_cache()
-        self._kv.cut(0)
-        self._forward(hello)  # what a failed capture broke for good fails the load, and no answer
-        self._kv.cut(0)
-        return None
 
     def _decode(self, ids: list[int], settings: GenerationSettings, sink: Sink) -> None:
         if settings.seed is None:

@@ -64,11 +64,14 @@ def plain(folder: Path) -> TextEngine:
 # -- the step --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+VARIANTS = pytest.mark.parametrize(
     "variant",
     [{}, {"bias": True}, {"tied": True}, {"kv_heads": 4}, {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, None],
     ids=["plain", "bias", "tied", "no groups", "dynamic", "llama"],
 )
+
+
+@VARIANTS
 def test_logits_are_the_models_on_both_sides_of_every_border(tmp_path: Path, variant: dict[str, Any] | None) -> None:
     folder = make_llama(tmp_path) if variant is None else make_internlm2(tmp_path, **variant)
     model, kv = load_model(folder, dtype="float32"), KVCache(128)
@@ -81,6 +84,32 @@ def test_logits_are_the_models_on_both_sides_of_every_border(tmp_path: Path, var
             bucket = next(size for size in doubling(128) if size > at)
             logits = step(ids[0, at : at + 1], torch.tensor([at]), bucket)
             assert torch.allclose(logits, wanted[at], atol=1e-4, rtol=1e-4), at
+
+
+@VARIANTS
+@pytest.mark.parametrize("pieces", [[100], [1, 99], [37, 1, 62]], ids=str)
+def test_a_prompt_that_is_read_in_pieces_leaves_what_the_model_does(
+    tmp_path: Path, variant: dict[str, Any] | None, pieces: list[int]
+) -> None:
+    folder = make_llama(tmp_path) if variant is None else make_internlm2(tmp_path, **variant)
+    model, kv = load_model(folder, dtype="float32"), KVCache(128)
+    ids = torch.randint(3, 500, (100,), generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        model(ids[None], past_key_values=kv.cache)
+        step = Step(model, kv, 128)
+        assert step.reads
+        wanted = [(keys.clone(), values.clone()) for keys, values in kv.buffers]
+        for keys, values in kv.buffers:
+            keys.fill_(9), values.fill_(9)
+        start = 0
+        for piece in ids.split(pieces):
+            step.read(piece, start)
+            start += len(piece)
+    for got, whole in zip(kv.buffers, wanted, strict=True):
+        for one, other in zip(got, whole, strict=True):
+            assert torch.allclose(one[:, :100], other[:, :100], atol=1e-5, rtol=1e-4) and bool(
+                (one[:, 100:] == 9).all()
+            )
 
 
 def test_what_is_left_in_the_buffers_beyond_the_position_is_not_seen(folder: Path) -> None:
@@ -278,6 +307,31 @@ def test_logits_that_are_no_numbers_are_not_used(
     honest = Step.__call__
     monkeypatch.setattr(Step, "__call__", lambda self, *args: honest(self, *args) * float("nan"))
     refused(folder, plain, caplog, WrongResult.__name__)
+
+
+def shifted(self: Step, *args: Any) -> None:
+    honest_read(self, *args)
+    self._layers[0][3].mul_(-1)
+
+
+def broken(self: Step, *args: Any) -> None:
+    raise RuntimeError("no kernel")
+
+
+honest_read = Step.read
+
+
+@pytest.mark.parametrize("wrong", [shifted, broken])
+def test_prompts_that_would_be_read_otherwise_go_through_the_model(
+    folder: Path, plain: TextEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, wrong: Any
+) -> None:
+    monkeypatch.setattr(Step, "read", wrong)
+    engine = load(folder)
+    assert engine._decoder is not None and not engine._decoder.reads
+    assert "Not reading prompts by Step" in caplog.text
+    assert answer(engine, ask("hi"))[0] == answer(plain, ask("hi"))[0]
+    monkeypatch.undo()
+    assert load(folder)._decoder.reads, "as it is otherwise"
 
 
 def refused(folder: Path, plain: TextEngine, caplog: pytest.LogCaptureFixture, cause: str) -> None:
