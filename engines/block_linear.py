@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from engines.checkpoints.blocks import BLOCK, OUTER_BITS, integers, whole
-from engines.need_text import AT_ONCE
+from engines.need_text import WHOLE_AT_ONCE
 
 
 class BlockLinear(nn.Module):
@@ -39,25 +37,8 @@ class BlockLinear(nn.Module):
         bias = None if layer.bias is None else layer.bias.to(device)
         return cls(*integers(layer.weight.detach(), bits, device), bias)
 
-    @classmethod
-    def joined(cls, some: Sequence[BlockLinear]) -> BlockLinear:
-        """One whose rows are those of all, in their order; each of them keeps its part of the new one, nothing else."""
-        biases = [one.bias for one in some if one.bias is not None]
-        joined = cls(
-            torch.cat([one.integers for one in some]),
-            torch.cat([one.scales for one in some]),
-            torch.cat([one.zeros for one in some]),
-            torch.cat(biases) if biases else None,
-        )
-        start = 0
-        for one in some:
-            rows = slice(start, start + one.rows)
-            one.integers, one.scales, one.zeros = joined.integers[rows], joined.scales[rows], joined.zeros[rows]
-            start += one.rows
-        return joined
-
     def forward(self, x: Tensor) -> Tensor:
-        step = max(1, AT_ONCE // self.columns)
+        step = max(1, WHOLE_AT_ONCE // self.columns)
         pieces = zip(
             self.integers.split(step), self.scales.to(x.dtype).split(step), self.zeros.split(step), strict=True
         )
@@ -69,10 +50,12 @@ class BlockLinear(nn.Module):
 def quantize(model: nn.Module, bits: int, device: torch.device | str) -> None:
     """Moves a causal model onto `device`, each linear layer's weight rounded to integers of `bits` on its way there.
 
-    The output's have OUTER_BITS. No more than one layer's weight is on the device in full.
+    The output's have OUTER_BITS. Of no layer more than a piece is on the device in full.
     """
-    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
-    for name, layer in layers:
-        output = name.endswith("lm_head")
-        model.set_submodule(name, BlockLinear.of(layer, OUTER_BITS if output else bits, device))
+    for name in [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]:
+        layer = model.get_submodule(name)
+        assert isinstance(layer, nn.Linear)  # noqa: S101  it is from the list above
+        model.set_submodule(name, BlockLinear.of(layer, OUTER_BITS if name.endswith("lm_head") else bits, device))
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()  # or what rounding took stays taken beside the rest
     model.to(device)

@@ -6,6 +6,7 @@ one's token has been read: the card never waits. The token comes to the host in 
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -30,27 +31,27 @@ class WrongResult(Exception):
 class Decoder:
     """Decodes with one model and its KV cache, whose buffers are taken as they are.
 
-    On a card every step is a graph, one for each length that attention may read. Elsewhere the same functions are
+    With `graphs` on a card every step is one, for each length that attention may read. Without, the same functions are
     called, one after the other. Raises step.NotLlama, and whatever a capture may raise.
     """
 
     reads = False
     """Whether prompts may be put through `read`, as `check_read` finds out."""
 
-    def __init__(self, model: Any, kv: KVCache, context: int, step: type[Step]) -> None:
+    def __init__(self, model: Any, kv: KVCache, context: int, step: type[Step], graphs: bool = True) -> None:
         import torch
 
         self._torch, self._model, self._kv = torch, model, kv
         self._device = model.device
-        on_card = self._device.type == "cuda"
+        self._graphs = graphs and self._device.type == "cuda"
         with torch.inference_mode():
             self._step = step(model, kv, context)
             self._chooser = Chooser(model.config.vocab_size, self._device)
             self._token = torch.zeros(1, dtype=torch.int64, device=self._device)
             self._position = torch.zeros(1, dtype=torch.int64, device=self._device)
             self._logits = torch.zeros(model.config.vocab_size, dtype=model.dtype, device=self._device)
-            self._read = _Reader(self._token)
-            capture = _Capture(torch.cuda, self._start) if on_card else lambda work: work
+            self._reader = _Reader(self._token)
+            capture = _Capture(torch.cuda, self._start) if self._graphs else lambda work: work
             # The longest first: the memory that its results take does for the others.
             self._buckets = {size: capture(self._forward(size)) for size in reversed(step.lengths(context))}
             self._greedy = capture(lambda: self._take(self._chooser.greedy(self._logits)))
@@ -59,7 +60,7 @@ class Decoder:
     @property
     def name(self) -> str:
         """For logs and benchmarks."""
-        graphs = f"{len(self._buckets)} CUDA graphs" if self._device.type == "cuda" else "no graphs"
+        graphs = f"{len(self._buckets)} CUDA graphs" if self._graphs else "no graphs"
         return f"{type(self._step).__name__}, {graphs}"
 
     def tokens(self, ids: Sequence[int], settings: GenerationSettings, most: int) -> Iterator[int]:
@@ -67,7 +68,7 @@ class Decoder:
 
         Whoever stops listening cuts the cache: one token more than were given out may lie in its buffers.
         """
-        self._read.reset()
+        self._reader.reset()
         with self._torch.inference_mode():
             self._start(ids[-1], len(ids) - 1)
             self._chooser.prepare(ids, settings)
@@ -76,7 +77,7 @@ class Decoder:
         for count in range(1, most + 1):
             if count < most:
                 self._run(len(ids) + count, choose)
-            yield self._read.next()
+            yield self._reader.next()
 
     def read(self, ids: Sequence[int]) -> None:
         """Puts a piece of a prompt behind what the KV cache holds."""
@@ -106,6 +107,9 @@ class Decoder:
             return
         last = len(ids) - 1
         wanted = self._forwarded(ids)
+        with self._torch.inference_mode():
+            for buffer in itertools.chain(*self._kv.buffers):
+                buffer.zero_()  # it holds what is to be read
         self._kv.cut(0)
         for piece in (ids[: last // 2], ids[last // 2 : last]):
             self.read(piece)
@@ -141,7 +145,7 @@ class Decoder:
         with self._torch.inference_mode():
             self._buckets[next(size for size in reversed(self._buckets) if size >= length)]()
             choose()
-            self._read.send()
+            self._reader.send()
 
     def _forward(self, size: int) -> Callable[[], None]:
         def run() -> None:
@@ -156,39 +160,48 @@ class Decoder:
 
 
 def best_decoder(
-    model: Any, kv: KVCache, context: int, hello: Sequence[int], largest: Callable[[Callable[[list[int]], None]], None]
+    model: Any,
+    kv: KVCache,
+    context: int,
+    graphs: bool,
+    hello: Sequence[int],
+    largest: Callable[[Callable[[list[int]], None]], None],
 ) -> Decoder | None:
     """A decoder that asks little of the host, if it computes what the model does; None where `generate` must do.
 
     It is compared on the short prompt `hello`. `largest` has a function read the largest piece that a prompt may have.
     Empties the KV cache.
     """
-    import torch
-
-    on_card = model.device.type == "cuda"
-    for step in (FusedStep, Step) if on_card else (Step,):
+    decoder = None
+    for step in (FusedStep, Step) if model.device.type == "cuda" else (Step,):
         try:
-            decoder = Decoder(model, kv, context, step)
+            decoder = Decoder(model, kv, context, step, graphs)
             decoder.check(hello)
+            break
         except Exception as error:
-            log.warning("Not decoding by CUDA graphs of %s: %s", step.__name__, _cause(error))
-            if on_card:
-                torch.cuda.empty_cache()
-            continue
+            log.warning("Not decoding by %s: %s", step.__name__, _cause(error))
+        decoder = None
+        _give_back(model)  # not while the error is held, and with it what was made
+    if decoder is not None:
         try:
             decoder.check_read(hello)
             if decoder.reads:
                 largest(decoder.read)
         except Exception as error:
-            log.warning("Not reading prompts by %s: %s", step.__name__, _cause(error))
+            log.warning("Not reading prompts by steps: %s", _cause(error))
             decoder.reads = False
-            if on_card:
-                torch.cuda.empty_cache()
+        _give_back(model)
         log.info("Decoding by %s, prompts by %s", decoder.name, "it, too" if decoder.reads else "the model")
-        kv.cut(0)
-        return decoder
     kv.cut(0)
-    return None
+    return decoder
+
+
+def _give_back(model: Any) -> None:
+    """What torch's allocator keeps of the card's memory and nothing uses."""
+    import torch
+
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _cause(error: Exception) -> str:

@@ -95,7 +95,7 @@ class LoadSettings:
     weight_bits: int = 0
     """Of the decoder's weights as integers, where a text model has them so; 0 is as they are stored."""
     graphs: bool = False
-    """Whether a text model decodes by engines/graphs.py, if it can."""
+    """Whether a text model decodes by CUDA graphs (engines/graphs.py), if it can."""
     kv_bits: int = 16
     kv_bytes: int = 0
     before_kv: int = 0
@@ -114,13 +114,15 @@ class LoadSettings:
 class Choice:
     """One way to load a model, and what that takes. `roomy`: enough for what people usually want of it.
 
-    `beside` are bytes that it must leave free: it is for memory that nothing else has a use for.
+    `beside` are bytes that it must leave free: it is for memory that nothing else has a use for. `host` are those of
+    the host's memory that a load on a card takes while it lasts, besides what every one does.
     """
 
     settings: LoadSettings
     need: Need
     roomy: bool
     beside: int = 0
+    host: int = 0
 
 
 @dataclass(frozen=True, slots=True)

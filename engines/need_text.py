@@ -34,10 +34,8 @@ GRAPHS = (256 * MIB, 8 * MIB)
 """What engines/graphs.py takes: so much, and so much for each length it has a graph for. On an H200 so
 much was held beyond the rest of the plan that 128 MiB were too few by 102."""
 
-AT_ONCE = 2**24
-"""Weights in integers that are made whole at once for a product: bounds what that takes, thrice their size."""
-LOADING = 128 * MIB
-"""What rounding weights to integers takes, and torch's allocator keeps of it."""
+WHOLE_AT_ONCE = 2**24
+"""Weights in integers that are made whole at once for a product: with what that leaves behind, thrice their size."""
 
 LARGE_CHUNK = 4096
 """Tokens of a prefill at once on a card with memory to spare: less of it is waiting for the host to start kernels."""
@@ -56,24 +54,28 @@ def texts(spec: ModelSpec, kind: Kind, wishes: Wishes) -> Iterator[Choice]:
 
     On a card a smaller context goes before weights in integers, which cost the answers something.
     """
-    integers = bool(spec.integer_bits) and wishes.weights != "full" and wishes.backend != "native"
-    if kind == "cpu" and integers and wishes.without != "onnxruntime":
-        yield from (_quantized(spec, kind, context) for context in _contexts(spec, wishes))
+    rounded = bool(spec.integer_bits) and wishes.weights != "full"
+    if kind == "cpu":
+        if rounded and wishes.without != "onnxruntime" and wishes.backend != "native":
+            yield from (_quantized(spec, kind, context) for context in _contexts(spec, wishes))
+        else:
+            yield from (_text(spec, kind, context) for context in _contexts(spec, wishes))
         return
-    if not (kind == "cuda" and integers and wishes.weights == "quantized"):
-        yield from _by_transformers(spec, kind, 0, wishes)
-    if kind == "cuda" and integers:
-        yield from _by_transformers(spec, kind, spec.integer_bits, wishes)
+    rounded = rounded and wishes.without != "transformers"  # which has failed, and may have by that
+    if not rounded or wishes.weights != "quantized":
+        yield from _whole(spec, wishes)
+    if rounded:
+        # A smaller context goes before graphs, too: without them the host starts each of many kernels.
+        for graphs in (True, False) if wishes.below is None else (False,):
+            yield from (_text(spec, kind, one, spec.integer_bits, graphs=graphs) for one in _contexts(spec, wishes))
 
 
-def _by_transformers(spec: ModelSpec, kind: Kind, bits: int, wishes: Wishes) -> Iterator[Choice]:
+def _whole(spec: ModelSpec, wishes: Wishes) -> Iterator[Choice]:
     last = []
     for context in _contexts(spec, wishes):
-        plain = _text(spec, kind, context, bits, large=False, graphs=False)
-        graphs = _text(spec, kind, context, bits, large=False, graphs=True)
-        if kind == "cuda" and wishes.below is None:
-            if not bits:
-                yield _text(spec, kind, context, bits, large=True, graphs=True)
+        plain, graphs = (_text(spec, "cuda", context, graphs=graphs) for graphs in (False, True))
+        if wishes.below is None:
+            yield _text(spec, "cuda", context, large=True, graphs=True)
             yield graphs
         # What failed with graphs may have failed by them, or for want of more memory than they take: that comes first.
         if graphs.need.total == wishes.below:
@@ -83,7 +85,9 @@ def _by_transformers(spec: ModelSpec, kind: Kind, bits: int, wishes: Wishes) -> 
     yield from last
 
 
-def _text(spec: ModelSpec, kind: Kind, context: int, bits: int, large: bool, graphs: bool) -> Choice:
+def _text(
+    spec: ModelSpec, kind: Kind, context: int, bits: int = 0, large: bool = False, graphs: bool = False
+) -> Choice:
     """`large`: with large pieces of a prompt, where nothing else has a use for the memory."""
     dtype = spec.dtype if kind == "cuda" else spec.cpu_dtype
     chunk = min(LARGE_CHUNK, context) if large else PREFILL_CHUNK
@@ -94,23 +98,18 @@ def _text(spec: ModelSpec, kind: Kind, context: int, bits: int, large: bool, gra
     if graphs:
         fixed, each = GRAPHS
         need = replace(need, workspace=need.workspace + fixed + each * len(doubling(context)))
-    return Choice(settings, need, context >= COMFORTABLE, BESIDE_BATCH if large else 0)
+    shape = spec.shape
+    # Before they are rounded, query, key and value are taken apart on the host where a checkpoint has them in one.
+    qkv = shape.layers * shape.hidden * shape.head_dim * (shape.heads + 2 * shape.kv_heads)
+    host = DTYPE_BYTES[dtype] * qkv if bits else 0
+    return Choice(settings, need, context >= COMFORTABLE, BESIDE_BATCH if large else 0, host)
 
 
 def _in_integers(spec: ModelSpec, bits: int, need: Need) -> Need:
-    """The same with weights as engines/block_linear.py holds them: the embedding stays as it is.
-
-    A product makes AT_ONCE weights whole. While it loads, the output lies there in full beside what is ready.
-    """
-    shape, size = spec.shape, DTYPE_BYTES[spec.dtype]
-    outer = shape.vocab * shape.hidden
-    whole = 3 * AT_ONCE * size
-    loading = outer * size + LOADING - need.kv_cache
-    return replace(
-        need,
-        weights=outer * size + integer_bytes(linear_weights(spec), bits, 16) + integer_bytes(outer, OUTER_BITS, 16),
-        workspace=max(need.workspace + whole, loading),
-    )
+    """The same with weights as engines/block_linear.py holds them: the embedding stays as it is."""
+    size, outer = DTYPE_BYTES[spec.dtype], spec.shape.vocab * spec.shape.hidden
+    weights = integer_bytes(linear_weights(spec), bits, 16) + integer_bytes(outer, OUTER_BITS, 16)
+    return replace(need, weights=outer * size + weights, workspace=need.workspace + 3 * WHOLE_AT_ONCE * size)
 
 
 def _quantized(spec: ModelSpec, kind: Kind, context: int) -> Choice:

@@ -48,7 +48,10 @@ def plan_load(
                         return _accepted(spec, device, choice, evicted, ways[0], forced=small)
     least = min(ways, key=lambda one: one.need.total)
     reason = Note("card_too_small", {"total": device.total}) if small else _shortage(least, device, wishes)
-    plan = MemoryPlan(spec.id, "load", device, least.need, least.settings, (reason,), forced=True)
+    reasons = [reason]
+    if _rounded(least) and reason.code != "host_short":
+        reasons.append(Note("rounded_already", {"bits": least.settings.weight_bits}))
+    plan = MemoryPlan(spec.id, "load", device, least.need, least.settings, tuple(reasons), forced=True)
     if wishes.force:
         return plan
     remedies = _remedies(spec, least, device, others, wishes, alternatives, small)
@@ -74,7 +77,7 @@ def _missing(choice: Choice, device: DeviceMemory, wishes: Wishes, freed: int = 
     if device.kind == "cpu":
         return choice.need.total + wishes.host_margin - device.free - freed
     on_device = choice.need.total + choice.beside + wishes.gpu_margin - device.free - freed
-    on_host = CUDA_HOST + wishes.host_margin - device.host_free
+    on_host = CUDA_HOST + choice.host + wishes.host_margin - device.host_free
     return max(on_device, on_host)
 
 
@@ -89,7 +92,7 @@ def _accepted(
         reasons.append(Note("context_reduced", {"wanted": wanted.context, "context": settings.context}))
     if settings.max_tiles < wanted.max_tiles:
         reasons.append(Note("tiles_reduced", {"wanted": wanted.max_tiles, "tiles": settings.max_tiles}))
-    if settings.weight_bits and settings.backend == "transformers":
+    if _rounded(choice):
         code = "weights_as_asked" if wanted.weight_bits else "weights_rounded"
         reasons.append(Note(code, {"bits": settings.weight_bits}))
     if wanted.graphs and not settings.graphs:
@@ -115,6 +118,11 @@ def _accepted(
     )
 
 
+def _rounded(choice: Choice) -> bool:
+    """Whether weights are rounded for want of memory, or because somebody wants that; without a card it is usual."""
+    return choice.settings.weight_bits > 0 and choice.settings.backend == "transformers"
+
+
 def _impossible(
     spec: ModelSpec,
     device: DeviceMemory,
@@ -133,7 +141,7 @@ def _impossible(
 def _shortage(choice: Choice, device: DeviceMemory, wishes: Wishes) -> Note:
     need, missing = choice.need.total, _missing(choice, device, wishes)
     if device.kind == "cuda" and need + wishes.gpu_margin <= device.free:
-        return Note("host_short", {"need": CUDA_HOST, "free": device.host_free, "missing": missing})
+        return Note("host_short", {"need": CUDA_HOST + choice.host, "free": device.host_free, "missing": missing})
     if need > device.total:
         return Note("too_big", {"need": need, "total": device.total})
     return Note("short", {"need": need, "free": device.free, "missing": missing})

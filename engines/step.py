@@ -7,7 +7,8 @@ it runs many kernels where few would do. This computes the same from the same we
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 from engines.kv import KVCache
@@ -185,10 +186,9 @@ class FusedStep(Step):
 
 
 def _neighbours(layer: Any) -> tuple[Any, Any]:
-    """A layer's query, key and value in one linear layer, and its gate and up in one.
+    """A layer's query, key and value in one linear layer, and its gate and up in one, without memory of their own.
 
     All its large weights move into one piece of memory: what they leave behind is whole pieces, too, and can be freed.
-    Those in integers are small, and only made neighbours.
     """
     import torch
     from torch.nn import Linear, Parameter
@@ -196,27 +196,37 @@ def _neighbours(layer: Any) -> tuple[Any, Any]:
     from engines.block_linear import BlockLinear
 
     attention, mlp = layer.self_attn, layer.mlp
-    joined = (attention.q_proj, attention.k_proj, attention.v_proj), (mlp.gate_proj, mlp.up_proj)
-    if isinstance(attention.q_proj, BlockLinear):
-        return BlockLinear.joined(joined[0]), BlockLinear.joined(joined[1])
-    parts = [*joined[0], *joined[1], attention.o_proj, mlp.down_proj]
-    all_of_them = parts[0].weight.new_empty(sum(part.weight.numel() for part in parts))
-    rest, starts = all_of_them, {}
-    for part in parts:
-        starts[part] = all_of_them.numel() - rest.numel()
-        place, rest = rest.split([part.weight.numel(), rest.numel() - part.weight.numel()])
-        part.weight = Parameter(place.view_as(part.weight).copy_(part.weight), requires_grad=False)
+    parts = [attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj]
+    parts += [attention.o_proj, mlp.down_proj]
 
-    def whole(some: tuple[Any, ...]) -> Linear:
-        rows, width = sum(len(part.weight) for part in some), some[0].weight.shape[1]
-        one = Linear(width, rows, bias=some[0].bias is not None, device="meta")
-        weight = all_of_them[starts[some[0]] :][: rows * width].view(rows, width)
-        one.weight = Parameter(weight, requires_grad=False)
-        if some[0].bias is not None:
-            one.bias = Parameter(torch.cat([part.bias for part in some]), requires_grad=False)
+    def joined(first: int, last: int) -> Any:
+        biases = [part.bias for part in parts[first:last] if part.bias is not None]
+        bias = Parameter(torch.cat(biases), requires_grad=False) if biases else None
+        if isinstance(parts[0], BlockLinear):
+            integers, scales, zeros = (rows(first, last) for rows in together)
+            return BlockLinear(integers, scales, zeros, bias)
+        (weight,) = (rows(first, last) for rows in together)
+        one = Linear(weight.shape[1], weight.shape[0], bias=bool(biases), device="meta")
+        one.weight, one.bias = Parameter(weight, requires_grad=False), bias
         return one
 
-    return whole(joined[0]), whole(joined[1])
+    names = ("integers", "scales", "zeros") if isinstance(parts[0], BlockLinear) else ("weight",)
+    together = [_together(parts, name) for name in names]
+    return joined(0, 3), joined(3, 5)
+
+
+def _together(parts: Sequence[Any], name: str) -> Callable[[int, int], Any]:
+    """Moves a tensor of each part into one piece of memory, in their order. -> the rows of some neighbours, in one."""
+    import torch
+    from torch.nn import Parameter
+
+    old = [getattr(part, name) for part in parts]
+    ends = [0, *accumulate(one.numel() for one in old)]
+    whole = torch.cat([one.flatten() for one in old])
+    for part, before, start, end in zip(parts, old, ends, ends[1:], strict=False):
+        piece = whole[start:end].view_as(before)
+        setattr(part, name, Parameter(piece, requires_grad=False) if isinstance(before, Parameter) else piece)
+    return lambda first, last: whole[ends[first] : ends[last]].view(-1, *old[first].shape[1:])
 
 
 def _normed(norm: Any, x: Any) -> Any:

@@ -145,8 +145,10 @@ class TextEngine:
         hello = self._format([Message.of("user", "Hello")])
         self._forward(hello)
         self._largest(self._forward)
-        if self._settings.graphs:
-            self._decoder = best_decoder(self._model, self._kv, self._settings.context, hello, self._largest)
+        graphs = self._settings.graphs
+        # Of weights in integers `generate` would make every one whole for every token.
+        if graphs or (self._settings.weight_bits and self._settings.backend == "transformers"):
+            self._decoder = best_decoder(self._model, self._kv, self._settings.context, graphs, hello, self._largest)
             self._forward(hello)  # what a failed capture broke for good fails the load, and no answer
             self._kv.cut(0)
 

@@ -3,7 +3,7 @@
 (() => {
   const words = WORDS;
   const BEAT = 15000; // the server says something this often
-  const LEAVE = 3000; // a page that is to be left is still there for as long as the next one lets wait
+  const LEAVE = 3000; // so long the next page may take to answer, while this one is still there
   let lost = false, heard = Infinity, left = -Infinity, cut = () => {};
   const lose = () => {
     if (lost) return;

@@ -80,6 +80,7 @@ def plan_dict(plan: MemoryPlan) -> dict[str, Any]:
             "device": plan.settings.device,
             "dtype": plan.settings.dtype,
             "quantization": plan.settings.quantization,
+            "weight_bits": plan.settings.weight_bits,
             "cache_max_entry_count": round(plan.settings.kv_ratio(device.free), 4) if plan.settings.kv_bytes else 0,
             "session_len": plan.settings.context,
             "max_batch_size": plan.settings.max_batch,

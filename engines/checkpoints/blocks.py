@@ -12,7 +12,7 @@ BLOCK = 32
 """Weights that share a scale and a zero point."""
 OUTER_BITS = 8
 """Of a weight of the embedding and of the output, where 4 would cost more than they save."""
-AT_ONCE = 2**22
+ROUNDED_AT_ONCE = 2**22
 """Weights that are rounded at once: bounds what that takes beside them, about 16 bytes for each."""
 
 
@@ -24,7 +24,7 @@ def integers(weight: Tensor, bits: int, device: torch.device | str | None = None
     """
     import torch
 
-    pieces = weight.split(max(1, AT_ONCE // weight.shape[1]))
+    pieces = weight.split(max(1, ROUNDED_AT_ONCE // weight.shape[1]))
     parts = [_rounded(piece.to(device or weight.device).float(), bits) for piece in pieces]
     packed, scales, zeros = (torch.cat(part) for part in zip(*parts, strict=True))
     return packed, scales, zeros

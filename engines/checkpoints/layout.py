@@ -35,7 +35,7 @@ class Layout:
     vision: VisionTower | None = None
     licence: str = ""
     quantizable: bool = False
-    """Whether a CPU runs it in integers (onnx_graph.py)."""
+    """Whether its weights can be integers: on a CPU (onnx_graph.py), and on a card (engines/block_linear.py)."""
 
 
 def examine(folder: Path, weights: int, names: frozenset[str]) -> Layout:

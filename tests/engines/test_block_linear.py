@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from engines import block_linear
+from engines import block_linear, text
 from engines.base import GenerationSettings
 from engines.block_linear import BlockLinear, quantize
 from engines.checkpoints import load_model
-from engines.checkpoints.blocks import BLOCK, OUTER_BITS, integers, whole
+from engines.checkpoints.blocks import OUTER_BITS, integers, whole
 from engines.kv import KVCache
 from engines.memory import LoadSettings
 from engines.step import Step
@@ -50,7 +50,7 @@ def rounded(weight: Any, bits: int) -> Any:
 def test_a_product_is_that_of_the_rounded_weight(
     monkeypatch: pytest.MonkeyPatch, bits: int, bias: bool, at_once: int
 ) -> None:
-    monkeypatch.setattr(block_linear, "AT_ONCE", at_once)
+    monkeypatch.setattr(block_linear, "WHOLE_AT_ONCE", at_once)
     layer, x = nn.Linear(96, 10, bias=bias), torch.randn(2, 5, 96)
     got = BlockLinear.of(layer, bits, "cpu")(x)
     assert torch.allclose(got, linear(x, rounded(layer.weight, bits), layer.bias), atol=1e-5)
@@ -60,18 +60,6 @@ def test_a_product_is_that_of_the_rounded_weight(
 def test_what_makes_no_blocks_is_refused() -> None:
     with pytest.raises(ValueError, match="40"):
         BlockLinear.of(nn.Linear(40, 4), 4, "cpu")
-
-
-@pytest.mark.parametrize("bits", [4, 8])
-def test_joined_layers_share_one_memory(bits: int) -> None:
-    some = [BlockLinear.of(nn.Linear(BLOCK, rows), bits, "cpu") for rows in (4, 2, 6)]
-    x = torch.randn(3, BLOCK)
-    wanted = [one(x) for one in some]
-    joined = BlockLinear.joined(some)
-    assert torch.allclose(joined(x), torch.cat(wanted, -1))
-    for one, before in zip(some, wanted, strict=True):
-        assert torch.equal(one(x), before)
-        assert one.integers.untyped_storage().data_ptr() == joined.integers.untyped_storage().data_ptr()
 
 
 # -- a model ---------------------------------------------------------------------------------------------------------
@@ -109,22 +97,26 @@ def test_a_step_computes_what_the_model_does(tmp_path: Path, bits: int, bias: bo
             logits = step(ids[0, at : at + 1], torch.tensor([at]), 64)
             assert torch.allclose(logits, wanted[at], atol=1e-4, rtol=1e-4)
         assert torch.allclose(model(ids).logits[0], wanted, atol=1e-5), "its own modules are as they were"
+    layer = model.model.layers[0]
+    parts = [getattr(layer.self_attn, f"{one}_proj") for one in "qkvo"] + [*layer.mlp.children()][:3]
+    for name in ("integers", "scales", "zeros"):
+        assert len({getattr(part, name).untyped_storage().data_ptr() for part in parts}) == 1
 
 
 # -- the engine ------------------------------------------------------------------------------------------------------
 
 
-def load(folder: Path, bits: int, graphs: bool) -> TextEngine:
-    settings = LoadSettings("transformers", "cpu", "float32", 512, 32, weight_bits=bits, graphs=graphs)
-    engine = TextEngine(folder, settings)
-    assert (engine._decoder is not None) == graphs
-    return engine
-
-
+@pytest.mark.parametrize("graphs", [True, False])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_an_engine_answers_alike_with_steps_and_without(tmp_path: Path, bits: int) -> None:
+def test_an_engine_answers_alike_with_steps_and_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int, graphs: bool
+) -> None:
     folder = make_internlm2(tmp_path)
-    ours, theirs = load(folder, bits, True), load(folder, bits, False)
+    settings = LoadSettings("transformers", "cpu", "float32", 512, 32, weight_bits=bits, graphs=graphs)
+    ours = TextEngine(folder, settings)
+    monkeypatch.setattr(text, "best_decoder", lambda *args: None)
+    theirs = TextEngine(folder, settings)
+    assert ours.decoded_by == "Step, no graphs" and theirs.decoded_by == "generate"
     turns: list[str] = []
     for question in ("What is the capital of France?", "再说一遍"):
         turns.append(question)
