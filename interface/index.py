@@ -85,9 +85,10 @@ class Index:
     def restore(self, conversation: str) -> None:
         self._write("deleted = NULL", conversation)
 
-    def title(self, conversation: str) -> Entry | None:
-        """One conversation, deleted or not."""
-        rows = self._entries(f"{_ALL} WHERE c.id = ? AND c.owner = ?", conversation, self._store.owner)
+    def lately_deleted(self, since: float) -> Entry | None:
+        """The one that was deleted last, if that was after this time."""
+        last = "WHERE c.owner = ? AND c.deleted > ? ORDER BY c.deleted DESC LIMIT 1"
+        rows = self._entries(f"{_ALL} {last}", self._store.owner, since)
         return rows[0] if rows else None
 
     def _entries(self, query: str, *values: object) -> list[Entry]:

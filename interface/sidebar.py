@@ -37,9 +37,6 @@ TICK = 4.0
 UNDO = 10.0
 """Seconds for which a deletion can be taken back."""
 
-Undo = tuple[str, float] | None
-"""The conversation deleted last, and until when that is offered to be undone."""
-
 # On a wide page it is open unless it was closed there; on a narrow one, where it lies over the page, only when called.
 REMEMBERED = """() => ({
   __type__: "update", open: innerWidth >= 900 && localStorage.getItem("shusheng_sidebar") !== "closed",
@@ -58,7 +55,6 @@ class Side:
     search: gr.Textbox
     list: gr.HTML
     limit: gr.State
-    undo: gr.State
 
     def opened(self, kind: ModelKind) -> Any:
         """A conversation of this kind is to be shown; sidebar.js has put its id where chat.py's script finds it."""
@@ -79,20 +75,20 @@ class SidebarEvents:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def refresh(self, request: gr.Request, query: str, limit: int, undo: Undo) -> str:
+    def refresh(self, request: gr.Request, query: str, limit: int) -> str:
         """-> the list."""
         desk, lang = self._desk.of(request), self._desk.lang(request)
         try:
             shown = desk.index.search(query, limit + 1)
-            gone = desk.index.title(undo[0]) if undo and undo[1] > time.time() else None
+            gone = desk.index.lately_deleted(time.time() - UNDO)
         except AppError as error:
             return notice_html(explain(error, lang))
         now = datetime.now(zone_of(request))
         view = View(lang, now, words_of(query), desk.answers.growing())
         return view.page(shown[:limit], gone, has_more=len(shown) > limit)
 
-    def act(self, request: gr.Request, done: gr.EventData, query: str, limit: int, undo: Undo) -> tuple[str, Undo]:
-        """-> the list, what can be undone."""
+    def act(self, request: gr.Request, done: gr.EventData, query: str, limit: int) -> str:
+        """-> the list."""
         what, id = str(done.what), str(done.id)
         desk = self._desk.of(request)
         index = desk.index
@@ -106,22 +102,20 @@ class SidebarEvents:
                     if (answer := desk.answers.of(id)) is not None:
                         answer.job.cancel()
                     index.delete(id)
-                    undo = (id, time.time() + UNDO)
                 case "restore":
                     index.restore(id)
-                    undo = None
         except AppError as error:
             notice = notice_html(explain(error, self._desk.lang(request)))
-            return notice + self.refresh(request, query, limit, undo), undo
-        return self.refresh(request, query, limit, undo), undo
+            return notice + self.refresh(request, query, limit)
+        return self.refresh(request, query, limit)
 
-    def more(self, request: gr.Request, query: str, limit: int, undo: Undo) -> tuple[str, int]:
+    def more(self, request: gr.Request, query: str, limit: int) -> tuple[str, int]:
         """-> the list, its limit."""
-        return self.refresh(request, query, limit + PAGE, undo), limit + PAGE
+        return self.refresh(request, query, limit + PAGE), limit + PAGE
 
-    def searched(self, request: gr.Request, query: str, undo: Undo) -> tuple[str, int]:
+    def searched(self, request: gr.Request, query: str) -> tuple[str, int]:
         """-> the list, its limit."""
-        return self.refresh(request, query, PAGE, undo), PAGE
+        return self.refresh(request, query, PAGE), PAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,12 +222,12 @@ def build(desk: Desk) -> Side:
         )  # fmt: skip
         with gr.Accordion(label("export.title"), open=False, elem_id="transfer-all"):
             transfer_ui.build(desk)
-    return Side(drawer, new, search, list, gr.State(PAGE), gr.State(None))
+    return Side(drawer, new, search, list, gr.State(PAGE))
 
 
 def wire(desk: Desk, side: Side, demo: gr.Blocks, tabs: gr.Tabs) -> None:
     """The list is drawn anew when an answer begins or ends, and now and then."""
-    events, view = SidebarEvents(desk), [side.search, side.limit, side.undo]
+    events, view = SidebarEvents(desk), [side.search, side.limit]
     latest: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
     demo.load(None, None, side.drawer, js=REMEMBERED, **QUIET)
     side.drawer.expand(None, None, None, js=REMEMBER % "open", **QUIET)
@@ -244,6 +238,6 @@ def wire(desk: Desk, side: Side, demo: gr.Blocks, tabs: gr.Tabs) -> None:
     side.list.changed(events.refresh, view, side.list, **latest)
     demo.load(events.refresh, view, side.list, **latest)
     gr.Timer(TICK).tick(events.refresh, view, side.list, **latest)
-    side.search.input(events.searched, [side.search, side.undo], [side.list, side.limit], **latest)
-    side.list.act(events.act, view, [side.list, side.undo], **QUIET | {"trigger_mode": "multiple"})
+    side.search.input(events.searched, side.search, [side.list, side.limit], **latest)
+    side.list.act(events.act, view, side.list, **QUIET | {"trigger_mode": "multiple"})
     side.list.more(events.more, view, [side.list, side.limit], **QUIET)

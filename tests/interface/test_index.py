@@ -132,6 +132,22 @@ def test_what_is_deleted_is_nowhere_until_it_is_restored(store: Store, index: In
     assert store.one("SELECT count(*) FROM message_index WHERE message_index MATCH 'keep'") == (0,)
 
 
+def test_what_was_deleted_last_is_told_to_its_owner_for_a_while(store: Store, index: Index) -> None:
+    began, (first, second) = time.time() - 1, (held(store, name) for name in ("first", "second"))
+    assert index.lately_deleted(began) is None
+    for id in (first, second):
+        index.delete(id)
+    told = index.lately_deleted(began)
+    assert told is not None and (told.id, told.title) == (second, "second")
+    assert index.lately_deleted(time.time() + 1) is None
+    assert Index(store.file.of("somebody else")).lately_deleted(began) is None
+    index.restore(second)
+    told = index.lately_deleted(began)
+    assert told is not None and told.id == first
+    index.restore(first)
+    assert index.lately_deleted(began) is None
+
+
 def image(folder: Path, name: str) -> ImagePart:
     """A stored image: only its files' names matter here."""
     sha256 = name * 64

@@ -73,7 +73,7 @@ ATTACKS: dict[str, Callable[[Store, str, int], object]] = {
     "end at": lambda store, id, row: branches.end_at(store, id, row - 1),
     "delete message": lambda store, id, row: branches.delete(store, id, row),
     "restore message": lambda store, id, row: branches.restore(store, id, row),
-    "title": lambda store, id, row: Index(store).title(id),
+    "deleted": lambda store, id, row: Index(store).lately_deleted(0.0),
     "rename": lambda store, id, row: Index(store).rename(id, "mine now"),
     "pin": lambda store, id, row: Index(store).pin(id, True),
     "delete": lambda store, id, row: Index(store).delete(id),
