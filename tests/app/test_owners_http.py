@@ -121,7 +121,7 @@ class Person:
         return list(json.loads(self.stored(id)[0][3]))
 
     def listed(self, query: str = "") -> str:
-        return str(self.call("input", query, None, of="history-search")[0])
+        return str(self.call("input", query, of="history-search")[0])
 
     def upload(self, name: str, data: bytes, **params: str) -> str:
         (path,) = self.http.post("gradio_api/upload", files={"files": (name, data)}, params=params).json()
@@ -183,14 +183,14 @@ def test_the_list_shows_and_changes_ones_own(ann: Person, ben: Person) -> None:
     for query in ("", "pineapple", "菠", "a p"):
         assert id in ann.listed(query) and id not in ben.listed(query) and "菠萝" not in ben.listed(query)
     for what, more in (("rename", {"title": "mine now"}), ("pin", {}), ("delete", {}), ("restore", {})):
-        shown, _ = ben.call("act", "", None, None, of=LIST, event={"what": what, "id": id, **more})
+        (shown,) = ben.call("act", "", None, of=LIST, event={"what": what, "id": id, **more})
         assert id not in shown and "菠萝" not in shown
         assert "a pineapple 菠萝" in ann.listed() and f'data-do="pin" data-key="pin {id}"' in ann.listed()
-    assert ann.call("act", "", None, None, of=LIST, event={"what": "delete", "id": id})
+    assert ann.call("act", "", None, of=LIST, event={"what": "delete", "id": id})
     assert f'href="?c={id}"' not in ann.listed()
-    ben.call("act", "", None, None, of=LIST, event={"what": "restore", "id": id})
+    ben.call("act", "", None, of=LIST, event={"what": "restore", "id": id})
     assert ann.call("open", id)[0] == ""
-    ann.call("act", "", None, None, of=LIST, event={"what": "restore", "id": id})
+    ann.call("act", "", None, of=LIST, event={"what": "restore", "id": id})
     assert ann.call("open", id)[0] == id
 
 
@@ -200,7 +200,7 @@ def test_an_answer_on_its_way_is_neither_seen_nor_stopped_by_another(ann: Person
     assert "word" not in str(shown[:2]) and shown == ben.call("follow", "no-such", TEXT[0], "")
     body = {"data": [id], "fn_index": ben.number("stop"), "session_hash": ben.session}
     assert ben.http.post("gradio_api/run/stop", json=body).status_code == 200
-    ben.call("act", "", None, None, of=LIST, event={"what": "delete", "id": id})
+    ben.call("act", "", None, of=LIST, event={"what": "delete", "id": id})
     assert ann.stored(id)[-1][2] == "growing" and ann.call("open", id)[0] == id
     assert ann.http.post("gradio_api/run/stop", json=body).status_code == 200
     until(lambda: ann.stored(id)[-1][2] == "stopped")
@@ -362,11 +362,11 @@ def test_a_session_is_its_logins_own(pair: tuple[Person, Person]) -> None:
     assert "word299" in str(ended["output"])
 
 
-def test_the_state_of_a_session_is_its_logins_own(pair: tuple[Person, Person]) -> None:
-    """What was deleted last is kept in the session, and its title is in the offer to undo that."""
+def test_what_was_deleted_last_is_told_to_its_login_alone(pair: tuple[Person, Person]) -> None:
+    """Its title is in the offer to undo that. Both name their sessions alike."""
     ann, thief = pair
     id = ann.answered("deleted by ann")
-    ann.call("act", "", None, None, of=LIST, event={"what": "delete", "id": id})
+    ann.call("act", "", None, of=LIST, event={"what": "delete", "id": id})
     assert "deleted by ann" in ann.listed() and "deleted by ann" not in thief.listed()
     with thief.http.stream("GET", "gradio_api/heartbeat/one-name") as beat:
         assert next(beat.iter_lines()) == "data: ALIVE"
