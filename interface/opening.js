@@ -23,11 +23,17 @@
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "";
   document.cookie = `${zoneCookie}=${encodeURIComponent(zone)}; path=${home}; SameSite=Lax`;
 
-  // A tab that was not opened yet does not word its label anew by itself.
-  const nameTabs = () => {
+  // What does not word itself anew: a tab that was not opened yet, and a button that came and went.
+  const nameButtons = () => {
     const words = gradio_config.i18n_translations[lang];
+    const named = (text) => words[/"key": ?"(\w+)"/.exec(text)?.[1]];
+    for (const { props } of gradio_config.components.filter((one) => one.type === "button" && one.props.elem_id)) {
+      const name = named(props.value), nodes = document.getElementById(props.elem_id)?.childNodes ?? [];
+      const text = [...nodes].find((node) => node.nodeType === Node.TEXT_NODE && node.nodeValue.trim());
+      if (name && text && text.nodeValue.trim() !== name) text.nodeValue = name;
+    }
     for (const { props } of gradio_config.components.filter((one) => one.type === "tabitem")) {
-      const name = words[/"key": ?"(\w+)"/.exec(props.label)?.[1]];
+      const name = named(props.label);
       for (const button of document.querySelectorAll(`button[data-tab-id="${props.id}"]`)) {
         if (name && button.firstChild && button.textContent !== name) button.firstChild.nodeValue = name;
       }
@@ -39,7 +45,7 @@
     tell();
     const { changeLocale } = await import(new URL(localeModule, document.baseURI));
     await changeLocale(tag());
-    nameTabs();
+    nameButtons();
     document.dispatchEvent(new Event("desk:language"));
   };
 

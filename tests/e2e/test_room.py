@@ -52,6 +52,18 @@ def test_the_language_changes_at_once_and_nothing_is_lost(fake: Served, open_pag
     assert page.evaluate("window.here") == "the same page"
 
 
+def test_stop_has_the_words_of_the_language_in_later_answers_too(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    say(page, LONG)
+    stop_button(page).click()
+    expect(answers(page).last).to_contain_text("Stopped")
+    say(page, LONG)
+    expect(stop_button(page)).to_be_visible()
+    prefer(page, "中文")
+    stop_button(page, "停止").click()
+    expect(answers(page).last).to_contain_text("已停止")
+
+
 def test_the_chosen_language_is_remembered_and_goes_before_the_browsers(fake: Served, open_page: OpenPage) -> None:
     page = open_page(fake.url, locale="zh-CN")
     prefer(page, "English")
