@@ -16,6 +16,25 @@ from engines.block_linear import BlockLinear
 
 
 @triton.jit
+def _finish(
+    first, second, squares, out, rows, eps,
+    WIDTH: tl.constexpr, NORMED: tl.constexpr, GATED: tl.constexpr, ADDED: tl.constexpr,
+):  # fmt: skip
+    """What goes behind a product whose sums are in `first`, of the gated half in `second`, and x's in `squares`."""
+    total = tl.sum(first, 1)
+    gate = tl.sum(second, 1)
+    if NORMED:
+        size = tl.rsqrt(tl.sum(squares, 0) / WIDTH + eps)
+        total *= size
+        gate *= size
+    if GATED:
+        total = total * tl.sigmoid(total) * gate
+    if ADDED:
+        total += tl.load(out + rows).to(tl.float32)
+    tl.store(out + rows, total.to(out.dtype.element_ty))
+
+
+@triton.jit
 def _linear(
     x, norm, weight, out, eps,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, COUNT: tl.constexpr,
@@ -42,17 +61,7 @@ def _linear(
         first += part.to(tl.float32) * value[None, :]
         if GATED:
             second += other.to(tl.float32) * value[None, :]
-    total = tl.sum(first, 1)
-    gate = tl.sum(second, 1)
-    if NORMED:
-        size = tl.rsqrt(tl.sum(squares, 0) / WIDTH + eps)
-        total *= size
-        gate *= size
-    if GATED:
-        total = total * tl.sigmoid(total) * gate
-    if ADDED:
-        total += tl.load(out + rows).to(tl.float32)
-    tl.store(out + rows, total.to(out.dtype.element_ty))
+    _finish(first, second, squares, out, rows, eps, WIDTH, NORMED, GATED, ADDED)
 
 
 @triton.jit
@@ -105,17 +114,7 @@ def _block_linear(
         first += _dots(integers, zeros, scales, rows, blocks, half, other, WIDTH // 32, BITS)
         if GATED:
             second += _dots(integers, zeros, scales, rows + COUNT, blocks, half, other, WIDTH // 32, BITS)
-    total = tl.sum(first, 1)
-    gate = tl.sum(second, 1)
-    if NORMED:
-        size = tl.rsqrt(tl.sum(squares, 0) / WIDTH + eps)
-        total *= size
-        gate *= size
-    if GATED:
-        total = total * tl.sigmoid(total) * gate
-    if ADDED:
-        total += tl.load(out + rows).to(tl.float32)
-    tl.store(out + rows, total.to(out.dtype.element_ty))
+    _finish(first, second, squares, out, rows, eps, WIDTH, NORMED, GATED, ADDED)
 
 
 @triton.jit

@@ -82,35 +82,25 @@ class Step:
         mask = torch.zeros(bucket, dtype=x.dtype, device=x.device).masked_fill(beyond, float("-inf"))
         cos, sin = self._rotary.index_select(0, position).unbind(1)
         for layer, qkv, gate_up, keys, values in self._layers:
-            heads = qkv(_normed(layer.input_layernorm, x)).view(-1, self._size)
-            heads, value = heads.split([self._heads + self._kv_heads, self._kv_heads])
-            turned = torch.addcmul(heads * cos, heads.roll(self._size // 2, 1), sin)
-            query, key = turned.split([self._heads, self._kv_heads])
+            query, key, value = (one[0] for one in self._turned(layer, qkv, x, cos, sin))
             keys.index_copy_(1, position, key[:, None])
             values.index_copy_(1, position, value[:, None])
             seen = self._attend(query, keys[:, :bucket], values[:, :bucket], mask, layer.self_attn.scaling)
-            x = _onto(x, layer.self_attn.o_proj, seen)
-            gate, up = gate_up(_normed(layer.post_attention_layernorm, x)).chunk(2, 1)
-            x = _onto(x, layer.mlp.down_proj, layer.mlp.act_fn(gate) * up)
+            x = _past_the_rest(layer, gate_up, x, seen)
         return self._model.lm_head(_normed(model.norm, x))[0]
 
     def read(self, ids: Any, start: int) -> None:
         """Puts tokens [n], of any number, into the cache from `start` on, behind what it holds: a piece of a prompt."""
-        torch, model, end = self._torch, self._model.model, start + len(ids)
+        model, end = self._model.model, start + len(ids)
         x = model.embed_tokens(ids)
         cos, sin = self._rotary[start:end, :, None].unbind(1)
         for layer, qkv, gate_up, keys, values in self._layers:
-            heads = qkv(_normed(layer.input_layernorm, x)).view(len(ids), -1, self._size)
-            heads, value = heads.split([self._heads + self._kv_heads, self._kv_heads], 1)
-            turned = torch.addcmul(heads * cos, heads.roll(self._size // 2, 2), sin)
-            query, key = turned.split([self._heads, self._kv_heads], 1)
+            query, key, value = self._turned(layer, qkv, x, cos, sin)
             keys[:, start:end], values[:, start:end] = key.transpose(0, 1), value.transpose(0, 1)
             if layer is model.layers[-1]:
                 return  # nobody asks what follows
             seen = self._look_back(query, keys[:, :end], values[:, :end], layer.self_attn.scaling)
-            x = _onto(x, layer.self_attn.o_proj, seen)
-            gate, up = gate_up(_normed(layer.post_attention_layernorm, x)).chunk(2, 1)
-            x = _onto(x, layer.mlp.down_proj, layer.mlp.act_fn(gate).mul_(up))
+            x = _past_the_rest(layer, gate_up, x, seen)
 
     @property
     def reads(self) -> bool:
@@ -122,6 +112,13 @@ class Step:
         keys = self._layers[0][3][None, :, :1]
         query = keys.new_empty(1, self._heads, 1, self._size)
         return not keys.is_cuda or can_use_flash_attention(SDPAParams(query, keys, keys, None, 0.0, True, True))
+
+    def _turned(self, layer: Any, qkv: Any, x: Any, cos: Any, sin: Any) -> Any:
+        """Queries, keys and values [n, heads or kv heads, size] of x [n, hidden], the first two rotated."""
+        heads = qkv(_normed(layer.input_layernorm, x)).view(len(x), -1, self._size)
+        heads, value = heads.split([self._heads + self._kv_heads, self._kv_heads], 1)
+        turned = self._torch.addcmul(heads * cos, heads.roll(self._size // 2, 2), sin)
+        return *turned.split([self._heads, self._kv_heads], 1), value
 
     def _look_back(self, query: Any, keys: Any, values: Any, scale: float) -> Any:
         """[n, heads * size] of queries [n, heads, size], the last of which sees all of the cache."""
@@ -233,6 +230,13 @@ def _normed(norm: Any, x: Any) -> Any:
     import torch
 
     return torch.nn.functional.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+def _past_the_rest(layer: Any, gate_up: Any, x: Any, seen: Any) -> Any:
+    """x behind a layer whose attention has seen `seen`, in the place of x."""
+    x = _onto(x, layer.self_attn.o_proj, seen)
+    gate, up = gate_up(_normed(layer.post_attention_layernorm, x)).chunk(2, 1)
+    return _onto(x, layer.mlp.down_proj, layer.mlp.act_fn(gate).mul_(up))
 
 
 def _onto(x: Any, linear: Any, y: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,8 @@ from engines.text import TextEngine
 from tests.asking import answers, ask
 from tests.checkpoints import make_internlm2, make_llama
 
+pytestmark = pytest.mark.usefixtures("one_core")
 answer = answers(GenerationSettings(max_new_tokens=40, temperature=0.0))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_core() -> Iterator[None]:
-    """Of so small a model, two are slower, and wait for what else the machine does."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def rounded(weight: Any, bits: int) -> Any:

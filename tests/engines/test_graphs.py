@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from engines.text import TextEngine
 from tests.asking import an_error_in_the_middle_drops_the_cache, answers, ask
 from tests.checkpoints import make_internlm2, make_llama
 
+pytestmark = pytest.mark.usefixtures("one_core")
 GREEDY = GenerationSettings(max_new_tokens=24, temperature=0.0)
 SAMPLED = GenerationSettings(max_new_tokens=24, temperature=1.0, top_p=0.95, repetition_penalty=1.1, seed=11)
 answer = answers(GREEDY)
@@ -33,15 +33,6 @@ answer = answers(GREEDY)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_internlm2(tmp_path_factory.mktemp("internlm2"))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_core() -> Iterator[None]:
-    """Of so small a model, two are slower, and wait for what else the machine does."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
