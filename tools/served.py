@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -13,7 +14,16 @@ from pathlib import Path
 import httpx
 import psutil
 
+from interface import reach
+
 ROOT = Path(__file__).resolve().parent.parent
+PORTS = itertools.count(20_000 + 500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")))
+"""Below those that systems hand out by themselves: one of them would go to whoever asks next."""
+
+
+def free_port() -> int:
+    """A port on loopback for a program that starts later. The tests beside this one get others."""
+    return next(port for port in PORTS if reach.free_port(reach.LOCAL, port, exact=True))
 
 
 class Served:

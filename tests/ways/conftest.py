@@ -21,6 +21,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import browser, open_page, pytest_runtest_makereport, tabs
+from tools.served import free_port
 
 __all__ = ["browser", "open_page", "pytest_runtest_makereport", "tabs"]
 
@@ -35,12 +36,6 @@ def program(name: str) -> str:
         assert os.getuid() or not shutil.which("apt-get"), f"{name} is missing: sh tools/debian.sh"
         pytest.skip(f"needs {name}, and may not install it")
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOCAL, 0))
-        return int(probe.getsockname()[1])
 
 
 def until(condition: Callable[[], bool], what: Callable[[], str], seconds: float = 20) -> None:

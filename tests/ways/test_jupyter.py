@@ -12,8 +12,8 @@ from playwright.sync_api import expect
 from tests.e2e.conftest import OpenPage
 from tests.e2e.person import answers, say, stop_button
 from tests.ways import notebook_proxy
-from tests.ways.conftest import LOCAL, Daemon, ask_about, free_port, listens
-from tools.served import Served
+from tests.ways.conftest import LOCAL, Daemon, ask_about, listens
+from tools.served import Served, free_port
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from playwright.sync_api import Page, Response, expect
 
 from tests.e2e.conftest import OpenPage
 from tests.e2e.person import answers, ask, questions, say, stop_button
-from tests.ways.conftest import Nginx, ask_about, free_port
-from tools.served import ROOT, Served
+from tests.ways.conftest import Nginx, ask_about
+from tools.served import ROOT, Served, free_port
 
 PLAIN = """
 server {{

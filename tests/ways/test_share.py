@@ -20,8 +20,8 @@ from engines.errors import ShareFailed
 from interface import share
 from interface.i18n import LANGS
 from interface.messages import explain
-from tests.ways.conftest import LOCAL, free_port, listens, until
-from tools.served import ROOT, Served
+from tests.ways.conftest import LOCAL, listens, until
+from tools.served import ROOT, Served, free_port
 
 HERE = Path(__file__).parent
 HELPER = f"#!{sys.executable}\n{(HERE / 'frpc.py').read_text(encoding='utf-8')}".encode()

@@ -13,8 +13,8 @@ from playwright.sync_api import expect
 
 from tests.e2e.conftest import OpenPage
 from tests.e2e.person import answers, questions, say, stop_button
-from tests.ways.conftest import Sshd, ask_about, free_port
-from tools.served import Served
+from tests.ways.conftest import Sshd, ask_about
+from tools.served import Served, free_port
 
 CUT = (
     "the stream was cut",
