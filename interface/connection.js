@@ -18,14 +18,21 @@
   // Gradio's own reload does not come where only its timers had asked for something.
   const back = () => fetched("manifest.json", { cache: "no-store" })
     .then((answer) => answer.ok ? location.reload() : Promise.reject()).catch(() => setTimeout(back, 1000));
+  // Gradio ends its stream before the page is left, and takes that for a lost connection; a new one, for what happens
+  // until then, finds the session gone. It hears of neither until it is plain that the page stays.
+  const stays = () => {
+    const still = left + LEAVE - Date.now();
+    return still > 0 ? new Promise((go) => setTimeout(go, still)) : null;
+  };
   const watched = ({ body, status, headers }) => {
     const reader = body.getReader(), text = new TextDecoder();
     let tail = "";
     return new Response(new ReadableStream({
       async start(controller) {
-        const fail = (error) => {
+        const fail = async (error) => {
           heard = Infinity;
-          if (error.name !== "AbortError") lose();
+          if (error.name === "AbortError") await stays();
+          else lose();
           controller.error(error);
         };
         cut = () => { reader.cancel().catch(() => {}); fail(new TypeError("the stream is dead")); cut = () => {}; };
@@ -47,17 +54,15 @@
   const fetched = window.fetch.bind(window);
   window.fetch = async (input, init) => {
     const url = String(input?.url ?? input);
-    // Gradio ends its stream before the page is left. A new one, for what happens until then, would find the session
-    // gone, and the page would speak of a lost connection.
-    const still = left + LEAVE - Date.now();
-    if (url.includes("/queue/data") && still > 0) await new Promise((go) => setTimeout(go, still));
+    if (url.includes("/queue/data")) await stays();
     try {
       const response = await fetched(input, init);
       // The session has ended: the way to the login is the same reload.
       if (url.includes("/queue/") && response.status === 401) { lost = true; location.reload(); }
       return url.includes("/queue/data") && response.ok ? watched(response) : response;
     } catch (error) {
-      if (url.includes("/queue/") && error.name !== "AbortError") lose();
+      if (error.name === "AbortError") await stays();
+      else if (url.includes("/queue/")) lose();
       throw error;
     }
   };
