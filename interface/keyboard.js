@@ -5,11 +5,11 @@
   const first = (selector) => seen(selector)[0];
   const boxes = ":is(#prompt, #image-prompt) textarea";
 
-  // -- an input method's Enter chooses a word; Safari's comes when the composition has just ended ---------------------
-  let composing = false;
+  // -- an input method's Enter chooses a word; Safari's is heard when the composition has ended, and was pressed before --
+  let composing = false, ended = 0;
   document.addEventListener("compositionstart", () => { composing = true; }, true);
-  document.addEventListener("compositionend", () => setTimeout(() => { composing = false; }), true);
-  const composed = (event) => event.isComposing || event.keyCode === 229 || composing;
+  document.addEventListener("compositionend", (event) => { composing = false; ended = event.timeStamp; }, true);
+  const composed = (event) => event.isComposing || event.keyCode === 229 || composing || event.timeStamp <= ended;
   for (const kind of ["keydown", "keypress"]) {
     window.addEventListener(kind, (event) => composed(event) && event.stopImmediatePropagation(), true);
   }

@@ -23,14 +23,22 @@
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "";
   document.cookie = `${zoneCookie}=${encodeURIComponent(zone)}; path=${home}; SameSite=Lax`;
 
-  // What does not word itself anew: a tab that was not opened yet, and a button that came and went.
-  const nameButtons = () => {
+  // What does not word itself anew: a tab that was not opened yet, and a button that came and went. One that comes again
+  // has its old words again, so the rows of buttons are watched from then on.
+  const watched = new WeakSet();
+  const watch = (row) => {
+    if (!row || watched.has(row)) return;
+    watched.add(row);
+    new MutationObserver(nameAnew).observe(row, { childList: true });
+  };
+  const nameAnew = () => {
     const words = gradio_config.i18n_translations[lang];
     const named = (text) => words[/"key": ?"(\w+)"/.exec(text)?.[1]];
     for (const { props } of gradio_config.components.filter((one) => one.type === "button" && one.props.elem_id)) {
       const name = named(props.value), nodes = document.getElementById(props.elem_id)?.childNodes ?? [];
       const text = [...nodes].find((node) => node.nodeType === Node.TEXT_NODE && node.nodeValue.trim());
       if (name && text && text.nodeValue.trim() !== name) text.nodeValue = name;
+      watch(text?.parentNode.parentNode);
     }
     for (const { props } of gradio_config.components.filter((one) => one.type === "tabitem")) {
       const name = named(props.label);
@@ -45,7 +53,7 @@
     tell();
     const { changeLocale } = await import(new URL(localeModule, document.baseURI));
     await changeLocale(tag());
-    nameButtons();
+    nameAnew();
     document.dispatchEvent(new Event("desk:language"));
   };
 

@@ -64,6 +64,21 @@ def test_stop_has_the_words_of_the_language_in_later_answers_too(fake: Served, o
     expect(answers(page).last).to_contain_text("已停止")
 
 
+def test_send_comes_back_in_the_language_that_was_chosen_meanwhile(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    say(page, LONG)
+    expect(stop_button(page)).to_be_visible()
+    prefer(page, "中文")
+    for _ in range(2):
+        stop_button(page, "停止").click()
+        expect(page.locator("#send")).to_have_text("发送")
+        say(page, LONG, "消息")
+        expect(stop_button(page, "停止")).to_be_visible()
+    prefer(page, "English")
+    stop_button(page).click()
+    expect(page.locator("#send")).to_have_text("Send")
+
+
 def test_the_chosen_language_is_remembered_and_goes_before_the_browsers(fake: Served, open_page: OpenPage) -> None:
     page = open_page(fake.url, locale="zh-CN")
     prefer(page, "English")
@@ -155,6 +170,7 @@ def test_a_conversation_by_keyboard_alone(fake: Served, open_page: OpenPage) -> 
     expect(answers(page).last).to_contain_text("Stopped")
 
     expect(box(page)).to_have_value("")
+    expect(page.locator("#chat").get_by_label("Edit")).to_be_visible()
     box(page).focus()
     page.keyboard.press("ArrowUp")
     edited = page.locator("#chat textarea")
