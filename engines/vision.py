@@ -8,13 +8,10 @@ cut into tiles by LMDeploy, as many as were counted here.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import queue
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,23 +19,19 @@ from typing import Any
 from PIL import Image
 
 from engines import lmdeploy_configs
+from engines.ahead import collector_paused
 from engines.base import Emit, FinishReason, GenerationSettings, ImagePart, Message, TextPart, Usage
 from engines.checkpoints import load_tokenizer
 from engines.checkpoints.safe import check_folder
 from engines.decode import TokenDecoder
 from engines.errors import Cancelled, EngineFailed, ImageRejected
+from engines.lmdeploy_stream import Stream
 from engines.memory import LoadSettings
 from engines.need import KV_BLOCK
 from engines.peak import PeakWatch
 from engines.prompt import CONTEXT, KEPT, ImageChatFormat, ImagePrompt, fit_images
 from engines.text import prompt_limit
 from engines.tiling import share, tile_count, widest
-
-ALIVE_EVERY = 0.25
-SILENCE = 60.0
-"""Seconds without a token after which LMDeploy has hung: after an error of its own it never answers again."""
-ABORT_EVERY = 0.05
-"""Seconds between two aborts: one that comes before the engine has the request does nothing."""
 
 
 class LMDeployEngine:
@@ -60,17 +53,18 @@ class LMDeployEngine:
         os.environ["LMDEPLOY_ENABLE_CHECK_ENV"] = "0"
         # On Hopper the PyTorch engine would multiply 4-bit weights by TurboMind's kernels, which abort in bfloat16.
         os.environ["LMDEPLOY_W4A16_GEMM_BACKEND"] = "triton"
-        stage("libraries")
-        import lmdeploy
-        from lmdeploy import turbomind
+        with collector_paused():
+            stage("libraries")
+            import lmdeploy
+            from lmdeploy import turbomind
 
-        if settings.backend == "turbomind" and not turbomind.is_available():
-            # LMDeploy would take its other engine without a word, with settings that were not made for it.
-            raise EngineFailed(kind="TurboMind") from turbomind._import_error
-        lmdeploy_configs.register()
+            if settings.backend == "turbomind" and not turbomind.is_available():
+                # LMDeploy would take its other engine without a word, with settings that were not made for it.
+                raise EngineFailed(kind="TurboMind") from turbomind._import_error
+            lmdeploy_configs.register()
+            stage("tokenizer")
+            self._tokenizer = load_tokenizer(folder)
         self._lmdeploy = lmdeploy
-        stage("tokenizer")
-        self._tokenizer = load_tokenizer(folder)
         self._context_id = int(self._tokenizer.convert_tokens_to_ids(CONTEXT))
         self._stop_ids = [int(self._tokenizer.eos_token_id), int(self._tokenizer.convert_tokens_to_ids("<|im_end|>"))]
         stage("weights")
@@ -155,10 +149,10 @@ class LMDeployEngine:
             enable_prefix_caching=True,
         )
 
-    def _ask(self, prompt: ImagePrompt, settings: GenerationSettings, emit: Emit) -> _Stream:
+    def _ask(self, prompt: ImagePrompt, settings: GenerationSettings, emit: Emit) -> Stream:
         session, config = self._pipe.session(), self._sampling(prompt, settings)
         request = self._request(prompt) | {"gen_config": config}
-        return _Stream(self._pipe, self._turn, session, len(prompt.ids), request, emit)
+        return Stream(self._pipe, self._turn, session, len(prompt.ids), request, emit)
 
     def _request(self, prompt: ImagePrompt) -> dict[str, Any]:
         """What preprocess is given: ids alone, or ids with one token for each image and the images beside them."""
@@ -209,92 +203,3 @@ class LMDeployEngine:
 
             words = bisect_right(range(most), most, key=lambda n: self.count_tokens(asked(n))) - 1
             self.generate(asked(words), GenerationSettings(max_new_tokens=new, temperature=0), lambda text: None)
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """The last thing that an answer's request tells: why it ended, or what was raised."""
-
-    reason: str
-    error: BaseException | None = None
-
-
-class _Stream:
-    """One request on LMDeploy's event loop, and its tokens as they come. `reason` is there after the last of them."""
-
-    reason: FinishReason = "stop"
-
-    def __init__(
-        self, pipe: Any, turn: asyncio.Lock, session: Any, prompt_tokens: int, request: dict[str, Any], emit: Emit
-    ) -> None:
-        self._pipe, self._turn, self._session, self._emit = pipe, turn, session, emit
-        self._told: queue.SimpleQueue[list[int] | _End] = queue.SimpleQueue()
-        self._end: _End | None = None
-        self._begun = self._stopped = False  # for the event loop alone
-        self._run(self._request(request, prompt_tokens))
-
-    def __iter__(self) -> Iterator[int]:
-        heard = time.monotonic()
-        while self._end is None:
-            try:
-                told = self._told.get(timeout=ALIVE_EVERY)
-            except queue.Empty:
-                if time.monotonic() - heard > SILENCE:
-                    raise EngineFailed(kind="silence") from None
-                self._emit("")
-                continue
-            heard = time.monotonic()
-            if isinstance(told, _End):
-                self._end = told
-            else:
-                yield from told
-        self._check(self._end, "stop", "length")
-        self.reason = "length" if self._end.reason == "length" else "stop"
-
-    def stop(self) -> None:
-        """Aborts until the engine has let go: before it has taken the request up, it does not hear an abort."""
-        while self._end is None:
-            self._run(self._abort())
-            deadline = time.monotonic() + ABORT_EVERY
-            while self._end is None and (left := deadline - time.monotonic()) > 0:
-                with contextlib.suppress(queue.Empty):
-                    told = self._told.get(timeout=left)
-                    self._end = told if isinstance(told, _End) else None
-        self._check(self._end, "stop", "length", "abort")
-
-    @staticmethod
-    def _check(end: _End, *reasons: str) -> None:
-        if end.error is not None or end.reason not in reasons:
-            raise EngineFailed(kind=type(end.error).__name__ if end.error else end.reason) from end.error
-
-    async def _request(self, request: dict[str, Any], prompt_tokens: int) -> None:
-        """LMDeploy's own door for ids and images."""
-        reason, error = "", None
-        try:
-            engine = self._pipe.async_engine
-            prepared = await engine.preprocess(session_id=self._session, **request)
-            if prepared.input_token_len != prompt_tokens:
-                raise ValueError(f"LMDeploy counts {prepared.input_token_len} tokens, not {prompt_tokens}")
-            async with contextlib.AsyncExitStack() as turn:
-                await turn.enter_async_context(self._turn)
-                if self._stopped:
-                    return await self._session.async_close()
-                self._begun = True
-                self._told.put([])  # waiting for its turn was not the engine's silence
-                async for piece in engine.generate(prepared):
-                    await turn.aclose()
-                    self._told.put(list(piece.token_ids or []))
-                    reason = piece.finish_reason or reason
-        except BaseException as failure:
-            error = failure
-        self._told.put(_End(reason, error))
-
-    async def _abort(self) -> None:
-        if self._begun:
-            await self._session.async_abort()
-        elif not self._stopped:
-            self._stopped = True
-            self._told.put(_End("abort"))
-
-    def _run(self, work: Any) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._pipe.internal_thread.loop)

@@ -262,7 +262,7 @@ def test_a_worker_makes_it(folder: Path) -> None:
     stages: list[str] = []
     settings = LoadSettings("native", "cpu", "float32", 256, max_tiles=6)
     engine = make_engine(Load("internvl2-2b", folder, settings), stages.append)
-    assert isinstance(engine, NativeVisionEngine) and stages == ["libraries", "tokenizer", "weights", "warming"]
+    assert isinstance(engine, NativeVisionEngine) and stages == ["libraries", "weights", "tokenizer", "warming"]
     assert engine.memory() > 0
     engine.close()
 

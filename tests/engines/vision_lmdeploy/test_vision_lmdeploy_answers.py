@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engines import vision
+from engines import lmdeploy_stream, vision
 from engines.base import ImagePart, Message
 from engines.errors import Cancelled, EngineFailed, ImageRejected
 from tests.engines.vision_lmdeploy.conftest import Loader
@@ -32,7 +32,7 @@ def test_it_streams_characters_that_are_whole(
 
 
 def test_silence_shows_signs_of_life(core: Core, load: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vision, "ALIVE_EVERY", 0.001)
+    monkeypatch.setattr(lmdeploy_stream, "ALIVE_EVERY", 0.001)
     engine, go = load(), threading.Event()
     core.script = [go, 500]
     pieces: list[str] = []
@@ -77,7 +77,7 @@ def test_a_question_that_is_stopped_before_the_engine_has_it_never_gets_there(
         raise Cancelled
 
     engine = load()
-    monkeypatch.setattr(vision, "ALIVE_EVERY", 0.001)
+    monkeypatch.setattr(lmdeploy_stream, "ALIVE_EVERY", 0.001)
     model = engine._pipe.async_engine.vl_encoder.model
     model.preprocess = slow_look.__get__(model)
     usage = engine.generate([user("x", images[0])], GREEDY, emit)
@@ -103,7 +103,7 @@ def test_a_stop_that_the_engine_does_not_hear_is_repeated(
         raise Cancelled
 
     engine = load()
-    monkeypatch.setattr(vision, "ABORT_EVERY", 0.001)
+    monkeypatch.setattr(lmdeploy_stream, "ABORT_EVERY", 0.001)
     monkeypatch.setattr(Session, "async_abort", counted)
     core.script = itertools.repeat(500)
     assert engine.generate([user("x")], GREEDY, emit).reason == "cancelled"
@@ -144,8 +144,8 @@ def test_an_engine_that_says_nothing_any_more_has_failed(
     core: Core, load: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, never = load(), threading.Event()
-    monkeypatch.setattr(vision, "ALIVE_EVERY", 0.001)
-    monkeypatch.setattr(vision, "SILENCE", 0.05)
+    monkeypatch.setattr(lmdeploy_stream, "ALIVE_EVERY", 0.001)
+    monkeypatch.setattr(lmdeploy_stream, "SILENCE", 0.05)
     core.script = [500, never]
     with pytest.raises(EngineFailed) as failed:
         answer(engine, [user("x")])

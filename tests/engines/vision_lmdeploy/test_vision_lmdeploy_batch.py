@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from engines import vision
+from engines import lmdeploy_stream
 from engines.base import ImagePart, Usage
 from engines.errors import Cancelled, EngineFailed
 from engines.vision import LMDeployEngine
@@ -41,7 +41,7 @@ class Asked:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vision, "ALIVE_EVERY", 0.005)
+    monkeypatch.setattr(lmdeploy_stream, "ALIVE_EVERY", 0.005)
 
 
 def cancelled(text: str) -> None:
