@@ -5,6 +5,7 @@ Usage: python -m benchmarks.text_on_card_child NAME FOLDER DEVICE TOKENS STARTED
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import statistics
@@ -50,6 +51,7 @@ def ours(folder: Path, device: str, tokens: int, started: float, weights: str = 
     engine = TextEngine(
         folder, planned(device, weights), lambda name: stages.append(f"{name} {time.time() - started:.1f}")
     )
+    gc.freeze()  # as engines/worker.py does
     print(f"stages began at: {', '.join(stages)}; loaded {time.time() - started:.1f}", file=sys.stderr)
 
     def asked(messages: list[Message], new: int) -> Any:

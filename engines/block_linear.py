@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -13,7 +15,8 @@ from engines.need_text import WHOLE_AT_ONCE
 class BlockLinear(nn.Module):
     """What nn.Linear computes, from a weight [rows, columns] = scale * (integer - zero), as checkpoints.blocks has it.
 
-    integers [rows, columns / 32, 4 * bits] and zeros, uint8; scales [rows, columns / 32], float16.
+    integers [rows, columns / 32, 4 * bits] and zeros, uint8; scales [rows, columns / 32], float16. The columns of a
+    block lie in the order of `arranged`.
     """
 
     integers: Tensor
@@ -35,16 +38,25 @@ class BlockLinear(nn.Module):
         if layer.in_features % BLOCK:
             raise ValueError(f"rows of {layer.in_features}")
         bias = None if layer.bias is None else layer.bias.to(device)
-        return cls(*integers(layer.weight.detach(), bits, device), bias)
+        return cls(*integers(layer.weight.detach(), bits, device, partial(arranged, bits=bits)), bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        step = max(1, WHOLE_AT_ONCE // self.columns)
+        x, step = arranged(x, self.bits), max(1, WHOLE_AT_ONCE // self.columns)
         pieces = zip(
             self.integers.split(step), self.scales.to(x.dtype).split(step), self.zeros.split(step), strict=True
         )
         parts = [linear(x, whole(*piece, self.bits)) for piece in pieces]
         product = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         return product if self.bias is None else product + self.bias
+
+
+def arranged(x: Tensor, bits: int) -> Tensor:
+    """x [..., columns] in the order in which a weight's columns lie.
+
+    The 32 integers of a block make `bits` words of 32 bits. Those that are neighbours in the weight lie at the same
+    place of words that are neighbours, so that whoever takes the words apart needs pieces of x in one go.
+    """
+    return x.unflatten(-1, (-1, BLOCK // bits, bits)).transpose(-1, -2).flatten(-3)
 
 
 def quantize(model: nn.Module, bits: int, device: torch.device | str) -> None:

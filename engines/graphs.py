@@ -6,6 +6,7 @@ one's token has been read: the card never waits. The token comes to the host in 
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -86,8 +87,11 @@ class Decoder:
             self._step.read(self._torch.tensor([*ids], device=self._device), start)
         self._kv.cut(start + len(ids))
 
-    def check(self, ids: Sequence[int]) -> None:
-        """Compares every graph with the model's own forward after `ids`. Raises WrongResult. Empties the KV cache."""
+    def check(self, ids: Sequence[int]) -> Any:
+        """Compares every graph with the model's own forward after `ids`. -> the logits of that, for `check_read`.
+
+        Raises WrongResult. Empties the KV cache.
+        """
         last = len(ids) - 1
         wanted = self._forwarded(ids)
         for size in self._buckets:
@@ -100,13 +104,13 @@ class Decoder:
             if token != int(self._logits.argmax()) and float(self._logits.max()) != float(self._logits[token]):
                 raise WrongResult(f"the likeliest token is not what is chosen at temperature {temperature:.0f}")
         self._kv.cut(0)
+        return wanted
 
-    def check_read(self, ids: Sequence[int]) -> None:
+    def check_read(self, ids: Sequence[int], wanted: Any) -> None:
         """Compares what `read` leaves of `ids` with what the forward does. Raises WrongResult. Empties the KV cache."""
         if not self._step.reads:
             return
         last = len(ids) - 1
-        wanted = self._forwarded(ids)
         with self._torch.inference_mode():
             for buffer in itertools.chain(*self._kv.buffers):
                 buffer.zero_()  # it holds what is to be read
@@ -176,15 +180,16 @@ def best_decoder(
     for step in (FusedStep, Step) if model.device.type == "cuda" else (Step,):
         try:
             decoder = Decoder(model, kv, context, step, graphs)
-            decoder.check(hello)
+            wanted = decoder.check(hello)
             break
         except Exception as error:
             log.warning("Not decoding by %s: %s", step.__name__, _cause(error))
         decoder = None
+        gc.collect()  # its steps hold it, and it holds the weights where it had put them
         _give_back(model)  # not while the error is held, and with it what was made
     if decoder is not None:
         try:
-            decoder.check_read(hello)
+            decoder.check_read(hello, wanted)
             if decoder.reads:
                 largest(decoder.read)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""A step's kernels in Triton: what torch does in twenty small ones a layer, done in seven.
+"""A step's kernels in Triton: what torch does in twenty small ones a layer, done in seven. Two serve prompts, too.
 
 A step for one token reads every weight once, and each small kernel costs the card a pause of some microseconds. These
 read a weight as fast as memory gives it and do what goes before and after it on the way. Sums are in float32.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 
@@ -65,76 +66,98 @@ def _linear(
 
 
 @triton.jit
-def _dots(integers, zeros, scales, rows, blocks, half, other, BLOCKS_IN_ROW: tl.constexpr, BITS: tl.constexpr):
-    """[rows, blocks]: what each block of 32 integers adds to its row's product with values, given as two halves.
+def _at_place(words, PLACE: tl.constexpr, BITS: tl.constexpr):
+    """The integers of BITS that begin at bit PLACE of each word, in float32.
 
-    Of 4 bits, two lie in a byte, and the halves are the even places and the odd ones; of 8, the first 16 and the last.
+    At its own place in a float whose bits are worth what an integer's are there, it needs no conversion: that is slow.
     """
+    LOW: tl.constexpr = PLACE % 16
+    integers = (words >> (PLACE - LOW)) & ((2**BITS - 1) << LOW)
+    return (integers | ((150 - LOW) << 23)).to(tl.float32, bitcast=True) - 2.0 ** (23 - LOW)
+
+
+@triton.jit
+def _scaled(products, sums, zeros, scales, rows, blocks, BLOCKS_IN_ROW: tl.constexpr, BITS: tl.constexpr):
+    """[rows, blocks]: what the products of each block's integers with x come to, of which it adds up to `sums`."""
     at = rows[:, None] * BLOCKS_IN_ROW + blocks[None, :]
-    byte = at[:, :, None] * (4 * BITS) + tl.arange(0, 16)[None, None, :]
     if BITS == 4:
-        pair = tl.load(integers + byte)
-        one, two = pair & 15, pair >> 4
-        zero = tl.load(zeros + rows[:, None] * ((BLOCKS_IN_ROW + 1) // 2) + (blocks // 2)[None, :])
-        zero = (zero >> (blocks % 2 * 4)[None, :].to(tl.uint8)) & 15
+        pair = tl.load(zeros + rows[:, None] * ((BLOCKS_IN_ROW + 1) // 2) + (blocks // 2)[None, :]).to(tl.int32)
+        zero = (pair >> (blocks % 2 * 4)[None, :]) & 15
     else:
-        one, two = tl.load(integers + byte), tl.load(integers + byte + 16)
         zero = tl.load(zeros + at)
-    products = one.to(tl.float32) * half[None, :, :] + two.to(tl.float32) * other[None, :, :]
-    sums = tl.sum(half + other, 1)
     return tl.load(scales + at).to(tl.float32) * (tl.sum(products, 2) - zero.to(tl.float32) * sums[None, :])
 
 
 @triton.jit
 def _block_linear(
-    x, norm, integers, zeros, scales, out, eps,
+    x, norm, words, zeros, scales, out, eps,
     WIDTH: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr, COUNT: tl.constexpr, BITS: tl.constexpr,
     NORMED: tl.constexpr, GATED: tl.constexpr, ADDED: tl.constexpr,
 ):  # fmt: skip
-    """What _linear does, with a weight as engines.block_linear holds it, BLOCKS of a row at a time."""
+    """What _linear does, with a weight as engines.block_linear holds it, BLOCKS of a row at a time.
+
+    A block is BITS words; a round takes as many neighbours of x, and the integers that lie at one place of the words.
+    """
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    each = tl.arange(0, BITS)
     first = tl.zeros([ROWS, BLOCKS], tl.float32)
     second = tl.zeros([ROWS, BLOCKS], tl.float32)
     squares = tl.zeros([BLOCKS], tl.float32)
-    place = tl.arange(0, 16)
     for start in range(0, WIDTH // 32, BLOCKS):
         blocks = start + tl.arange(0, BLOCKS)
-        if BITS == 4:
-            at = blocks[:, None] * 32 + place[None, :] * 2
-            beyond = at + 1
-        else:
-            at = blocks[:, None] * 32 + place[None, :]
-            beyond = at + 16
-        half = tl.load(x + at).to(tl.float32)
-        other = tl.load(x + beyond).to(tl.float32)
-        if NORMED:
-            squares += tl.sum(half * half + other * other, 1)
-            half *= tl.load(norm + at).to(tl.float32)
-            other *= tl.load(norm + beyond).to(tl.float32)
-        first += _dots(integers, zeros, scales, rows, blocks, half, other, WIDTH // 32, BITS)
+        at = (rows[:, None] * (WIDTH // 32) + blocks[None, :])[:, :, None] * BITS + each[None, None, :]
+        one = tl.load(words + at)
+        products = tl.zeros([ROWS, BLOCKS, BITS], tl.float32)
         if GATED:
-            second += _dots(integers, zeros, scales, rows + COUNT, blocks, half, other, WIDTH // 32, BITS)
+            two = tl.load(words + COUNT * (WIDTH // 32) * BITS + at)
+            others = tl.zeros([ROWS, BLOCKS, BITS], tl.float32)
+        sums = tl.zeros([BLOCKS, BITS], tl.float32)
+        for place in tl.static_range(0, 32, BITS):
+            where = blocks[:, None] * 32 + place + each[None, :]
+            value = tl.load(x + where).to(tl.float32)
+            if NORMED:
+                squares += tl.sum(value * value, 1)
+                value *= tl.load(norm + where).to(tl.float32)
+            sums += value
+            products += _at_place(one, place, BITS) * value[None, :, :]
+            if GATED:
+                others += _at_place(two, place, BITS) * value[None, :, :]
+        total = tl.sum(sums, 1)
+        first += _scaled(products, total, zeros, scales, rows, blocks, WIDTH // 32, BITS)
+        if GATED:
+            second += _scaled(others, total, zeros, scales, rows + COUNT, blocks, WIDTH // 32, BITS)
     _finish(first, second, squares, out, rows, eps, WIDTH, NORMED, GATED, ADDED)
 
 
 @triton.jit
 def _turn(qkv, rotary, position, query, keys, values, capacity, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
           SIZE: tl.constexpr):  # fmt: skip
-    """Rotates queries and keys of one token; the keys and values go to its place in the cache. A head a program."""
-    head = tl.program_id(0)
-    at = tl.load(position)
+    """Rotates queries and keys of tokens; the keys and values go to their places in the cache. One head a program."""
+    head, token = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    at = tl.load(position + token)
     each = tl.arange(0, SIZE)
-    own = tl.load(qkv + head * SIZE + each)
-    other = tl.load(qkv + head * SIZE + (each + SIZE // 2) % SIZE).to(tl.float32)
+    base = qkv + (token * (HEADS + 2 * KV_HEADS) + head) * SIZE
+    own = tl.load(base + each)
+    other = tl.load(base + (each + SIZE // 2) % SIZE).to(tl.float32)
     cos = tl.load(rotary + at * 2 * SIZE + each).to(tl.float32)
     sin = tl.load(rotary + at * 2 * SIZE + SIZE + each).to(tl.float32)
     turned = (own.to(tl.float32) * cos + other * sin).to(own.dtype)
     if head < HEADS:
-        tl.store(query + head * SIZE + each, turned)
+        tl.store(query + (token * HEADS + head) * SIZE + each, turned)
     elif head < HEADS + KV_HEADS:
         tl.store(keys + ((head - HEADS).to(tl.int64) * capacity + at) * SIZE + each, turned)
     else:
         tl.store(values + ((head - HEADS - KV_HEADS).to(tl.int64) * capacity + at) * SIZE + each, own)
+
+
+@triton.jit
+def _gate(both, out, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+    """out [n, COUNT]: silu of the first half of both [n, 2 * COUNT] times the second half."""
+    row, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < COUNT
+    gate = tl.load(both + row * 2 * COUNT + column, mask=inside).to(tl.float32)
+    up = tl.load(both + (row * 2 + 1) * COUNT + column, mask=inside).to(tl.float32)
+    tl.store(out + row * COUNT + column, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -193,6 +216,11 @@ BLOCK = 32
 """Places of the cache that a program looks at at once."""
 
 
+TILES = {0: (4, 1024), 4: (4, 4096), 8: (8, 1024)}
+"""By the bits of a weight, 0 for whole ones: the rows and columns of a product that a program does at once, at most.
+Those that were fastest on an H200."""
+
+
 class Kernels:
     """The kernels with their buffers for one model's sizes. Raises ValueError for sizes that they do not fit."""
 
@@ -220,29 +248,42 @@ class Kernels:
         whole = not isinstance(layer, BlockLinear)
         total, width = layer.weight.shape if whole else (layer.rows, layer.columns)
         count = total // 2 if gated else total
-        rows, pieces = min(4, count & -count), width & -width  # the largest power of two that divides each
+        pieces = width & -width  # the largest power of two that divides it
         if pieces < 32:
             raise ValueError(f"rows of {width}")
         norm_or_any = norm if norm is not None else x
+        most, block = TILES[0 if whole else layer.bits]
+        rows, block = min(most, count & -count), min(block, pieces)
         flags = {"NORMED": norm is not None, "GATED": gated, "ADDED": added}
         if whole:
             _linear[(count // rows,)](
-                x, norm_or_any, layer.weight, out, eps, WIDTH=width, BLOCK=min(1024, pieces), ROWS=rows, COUNT=count,
-                **flags, num_warps=4,
+                x, norm_or_any, layer.weight, out, eps, WIDTH=width, BLOCK=block, ROWS=rows, COUNT=count, **flags,
+                num_warps=4,
             )  # fmt: skip
         else:
             _block_linear[(count // rows,)](
-                x, norm_or_any, layer.integers, layer.zeros, layer.scales, out, eps, WIDTH=width,
-                BLOCKS=min(32, pieces // 32), ROWS=rows, COUNT=count, BITS=layer.bits, **flags, num_warps=4,
+                x, norm_or_any, layer.integers.view(torch.int32), layer.zeros, layer.scales, out, eps, WIDTH=width,
+                BLOCKS=block // 32, ROWS=rows, COUNT=count, BITS=layer.bits, **flags, num_warps=max(1, block // 1024),
             )  # fmt: skip
+        return out
+
+    def turn(self, qkv: Any, rotary: Any, at: Any, query: Any, keys: Any, values: Any) -> None:
+        """Of qkv [n, heads and twice kv heads, size]: rotated queries into `query`, the others to the places at [n]."""
+        _turn[(self._heads + 2 * self._kv_heads, len(at))](
+            qkv, rotary, at, query, keys, values, keys.shape[1], self._heads, self._kv_heads, self._size, num_warps=1
+        )
+
+    def gate(self, both: Any) -> Any:
+        """[n, count]: silu of the first half of both [n, 2 * count] times the second half."""
+        count = both.shape[1] // 2
+        out = both.new_empty(len(both), count)
+        _gate[(len(both), triton.cdiv(count, 1024))](both, out, COUNT=count, BLOCK=1024, num_warps=4)
         return out
 
     def attention(self, qkv: Any, rotary: Any, position: Any, keys: Any, values: Any, scale: float) -> Any:
         """What a token sees, [heads * size], when its own key and value are in their place. See Step for the shapes."""
         capacity, size = keys.shape[1], self._size
-        _turn[(self._heads + 2 * self._kv_heads,)](
-            qkv, rotary, position, self._query, keys, values, capacity, self._heads, self._kv_heads, size, num_warps=1
-        )
+        self.turn(qkv, rotary, position, self._query, keys, values)
         _attend[(self._kv_heads, PARTS)](
             self._query, keys, values, position, self._sums, self._tops, self._weights, capacity, scale,
             self._group, 16, size, BLOCK, PARTS, num_warps=4,

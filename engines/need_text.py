@@ -34,7 +34,11 @@ GRAPHS = (256 * MIB, 8 * MIB)
 """What engines/graphs.py takes: so much, and so much for each length it has a graph for. On an H200 so
 much was held beyond the rest of the plan that 128 MiB were too few by 102."""
 
-WHOLE_AT_ONCE = 2**24
+STEPS = 104 * MIB
+"""What the same takes without graphs: its buffers, and Triton's kernels. On H200s 53 to 109 MiB were held beyond the
+rest of the plan."""
+
+WHOLE_AT_ONCE = 2**23
 """Weights in integers that are made whole at once for a product: with what that leaves behind, thrice their size."""
 
 LARGE_CHUNK = 4096
@@ -92,24 +96,14 @@ def _text(
     dtype = spec.dtype if kind == "cuda" else spec.cpu_dtype
     chunk = min(LARGE_CHUNK, context) if large else PREFILL_CHUNK
     settings = LoadSettings("transformers", kind, dtype, context, chunk, weight_bits=bits, graphs=graphs)
-    need = need_of(spec, kind, context, chunk)
-    if bits:
-        need = _in_integers(spec, bits, need)
-    if graphs:
-        fixed, each = GRAPHS
-        need = replace(need, workspace=need.workspace + fixed + each * len(doubling(context)))
+    need = need_of(spec, kind, context, chunk, bits)
+    fixed, each = GRAPHS if graphs else (STEPS if bits else 0, 0)
+    need = replace(need, workspace=need.workspace + fixed + each * len(doubling(context)))
     shape = spec.shape
     # Before they are rounded, query, key and value are taken apart on the host where a checkpoint has them in one.
     qkv = shape.layers * shape.hidden * shape.head_dim * (shape.heads + 2 * shape.kv_heads)
     host = DTYPE_BYTES[dtype] * qkv if bits else 0
     return Choice(settings, need, context >= COMFORTABLE, BESIDE_BATCH if large else 0, host)
-
-
-def _in_integers(spec: ModelSpec, bits: int, need: Need) -> Need:
-    """The same with weights as engines/block_linear.py holds them: the embedding stays as it is."""
-    size, outer = DTYPE_BYTES[spec.dtype], spec.shape.vocab * spec.shape.hidden
-    weights = integer_bytes(linear_weights(spec), bits, 16) + integer_bytes(outer, OUTER_BITS, 16)
-    return replace(need, weights=outer * size + weights, workspace=need.workspace + 3 * WHOLE_AT_ONCE * size)
 
 
 def _quantized(spec: ModelSpec, kind: Kind, context: int) -> Choice:
@@ -158,11 +152,12 @@ def _contexts(spec: ModelSpec, wishes: Wishes) -> list[int]:
     return [most, *(step for step in CONTEXT_LADDER if step < most)]
 
 
-def need_of(spec: ModelSpec, kind: Kind, context: int, chunk: int = PREFILL_CHUNK) -> Need:
+def need_of(spec: ModelSpec, kind: Kind, context: int, chunk: int = PREFILL_CHUNK, bits: int = 0) -> Need:
     """The peak of a text model with `context` tokens of KV cache, `chunk` of a prompt at once.
 
-    Workspace is one prefill chunk through the widest layer, its attention mask, the keys and values of one layer
-    repeated to all heads, and the sampler's copies of one row of logits.
+    With `bits`, weights are as engines/block_linear.py holds them; the embedding stays as it is. Workspace is one
+    prefill chunk through the widest layer, its attention mask and the keys and values of one layer repeated to all
+    heads, and the sampler's copies of one row of logits. Keys and values are repeated when no weight is whole.
     """
     shape = spec.shape
     size = DTYPE_BYTES[spec.dtype if kind == "cuda" else spec.cpu_dtype]
@@ -170,11 +165,16 @@ def need_of(spec: ModelSpec, kind: Kind, context: int, chunk: int = PREFILL_CHUN
     repeated = 2 * shape.heads * shape.head_dim * size * context
     mask = (1 + size) * chunk * context
     logits = 40 * shape.vocab
+    weights, made_whole = shape.parameters * size, 0
+    if bits:
+        outer = shape.vocab * shape.hidden
+        weights = integer_bytes(linear_weights(spec), bits, 16) + integer_bytes(outer, OUTER_BITS, 16) + outer * size
+        made_whole = 3 * WHOLE_AT_ONCE * size
     return Need(
-        weights=shape.parameters * size,
+        weights=weights,
         kv_cache=token_bytes(spec, 8 * size) * context,
         vision=0,
-        workspace=widest + repeated + mask + logits + (ALLOCATOR_SLACK if kind == "cuda" else 0),
+        workspace=widest + mask + max(repeated, made_whole) + logits + (ALLOCATOR_SLACK if kind == "cuda" else 0),
         context=CUDA_CONTEXT if kind == "cuda" else CPU_CONTEXT,
     )
 

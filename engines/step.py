@@ -80,27 +80,24 @@ class Step:
         x = model.embed_tokens(token)
         beyond = self._slots[:bucket] > position
         mask = torch.zeros(bucket, dtype=x.dtype, device=x.device).masked_fill(beyond, float("-inf"))
-        cos, sin = self._rotary.index_select(0, position).unbind(1)
+        places = self._places(position)
         for layer, qkv, gate_up, keys, values in self._layers:
-            query, key, value = (one[0] for one in self._turned(layer, qkv, x, cos, sin))
-            keys.index_copy_(1, position, key[:, None])
-            values.index_copy_(1, position, value[:, None])
+            query = self._placed(layer, qkv, x, places, keys, values)[0]
             seen = self._attend(query, keys[:, :bucket], values[:, :bucket], mask, layer.self_attn.scaling)
-            x = _past_the_rest(layer, gate_up, x, seen)
+            x = self._past_the_rest(layer, gate_up, x, seen)
         return self._model.lm_head(_normed(model.norm, x))[0]
 
     def read(self, ids: Any, start: int) -> None:
         """Puts tokens [n], of any number, into the cache from `start` on, behind what it holds: a piece of a prompt."""
         model, end = self._model.model, start + len(ids)
-        x = model.embed_tokens(ids)
-        cos, sin = self._rotary[start:end, :, None].unbind(1)
+        # Places of their own, since Triton compiles a kernel anew for a tensor that begins at an odd place of another.
+        x, places = model.embed_tokens(ids), self._places(self._torch.arange(start, end, device=ids.device))
         for layer, qkv, gate_up, keys, values in self._layers:
-            query, key, value = self._turned(layer, qkv, x, cos, sin)
-            keys[:, start:end], values[:, start:end] = key.transpose(0, 1), value.transpose(0, 1)
+            query = self._placed(layer, qkv, x, places, keys, values)
             if layer is model.layers[-1]:
                 return  # nobody asks what follows
             seen = self._look_back(query, keys[:, :end], values[:, :end], layer.self_attn.scaling)
-            x = _past_the_rest(layer, gate_up, x, seen)
+            x = self._past_the_rest(layer, gate_up, x, seen)
 
     @property
     def reads(self) -> bool:
@@ -113,12 +110,31 @@ class Step:
         query = keys.new_empty(1, self._heads, 1, self._size)
         return not keys.is_cuda or can_use_flash_attention(SDPAParams(query, keys, keys, None, 0.0, True, True))
 
-    def _turned(self, layer: Any, qkv: Any, x: Any, cos: Any, sin: Any) -> Any:
-        """Queries, keys and values [n, heads or kv heads, size] of x [n, hidden], the first two rotated."""
+    def _places(self, at: Any) -> Any:
+        """What `_placed` wants to know of places [n] in the cache: here they and their cosines and sines."""
+        return at, *self._rotary.index_select(0, at)[:, :, None].unbind(1)
+
+    def _placed(self, layer: Any, qkv: Any, x: Any, places: Any, keys: Any, values: Any) -> Any:
+        """Rotated queries [n, heads, size] of x [n, hidden], whose keys and values go to their places."""
+        at, cos, sin = places
         heads = qkv(_normed(layer.input_layernorm, x)).view(len(x), -1, self._size)
         heads, value = heads.split([self._heads + self._kv_heads, self._kv_heads], 1)
         turned = self._torch.addcmul(heads * cos, heads.roll(self._size // 2, 2), sin)
-        return *turned.split([self._heads, self._kv_heads], 1), value
+        query, key = turned.split([self._heads, self._kv_heads], 1)
+        keys.index_copy_(1, at, key.transpose(0, 1))
+        values.index_copy_(1, at, value.transpose(0, 1))
+        return query
+
+    def _past_the_rest(self, layer: Any, gate_up: Any, x: Any, seen: Any) -> Any:
+        """x behind a layer whose attention has seen `seen`, in the place of x."""
+        x = _onto(x, layer.self_attn.o_proj, seen)
+        both = gate_up(_normed(layer.post_attention_layernorm, x))
+        return _onto(x, layer.mlp.down_proj, self._gate(layer, both))
+
+    def _gate(self, layer: Any, both: Any) -> Any:
+        """[n, intermediate] of gates and what they let through, [n, 2 * intermediate]."""
+        gate, up = both.chunk(2, 1)
+        return layer.mlp.act_fn(gate).mul_(up)
 
     def _look_back(self, query: Any, keys: Any, values: Any, scale: float) -> Any:
         """[n, heads * size] of queries [n, heads, size], the last of which sees all of the cache."""
@@ -181,6 +197,17 @@ class FusedStep(Step):
         norm = model.norm
         return linear(x, self._model.lm_head, self._out, norm.weight, norm.variance_epsilon)
 
+    def _places(self, at: Any) -> Any:
+        return at  # the kernel looks up what goes with it
+
+    def _placed(self, layer: Any, qkv: Any, x: Any, places: Any, keys: Any, values: Any) -> Any:
+        query = x.new_empty(len(x), self._heads, self._size)
+        self._kernels.turn(qkv(_normed(layer.input_layernorm, x)), self._rotary, places, query, keys, values)
+        return query
+
+    def _gate(self, layer: Any, both: Any) -> Any:
+        return self._kernels.gate(both)
+
 
 def _neighbours(layer: Any) -> tuple[Any, Any]:
     """A layer's query, key and value in one linear layer, and its gate and up in one, without memory of their own.
@@ -230,13 +257,6 @@ def _normed(norm: Any, x: Any) -> Any:
     import torch
 
     return torch.nn.functional.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
-
-
-def _past_the_rest(layer: Any, gate_up: Any, x: Any, seen: Any) -> Any:
-    """x behind a layer whose attention has seen `seen`, in the place of x."""
-    x = _onto(x, layer.self_attn.o_proj, seen)
-    gate, up = gate_up(_normed(layer.post_attention_layernorm, x)).chunk(2, 1)
-    return _onto(x, layer.mlp.down_proj, layer.mlp.act_fn(gate).mul_(up))
 
 
 def _onto(x: Any, linear: Any, y: Any) -> Any:

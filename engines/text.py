@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engines.ahead import start_card
+from engines.ahead import collector_paused, start_card, start_kernels
 from engines.base import Emit, FinishReason, GenerationSettings, Message, Usage
 from engines.checkpoints import load_model, load_tokenizer
 from engines.decode import Sink, decoded
@@ -46,12 +46,13 @@ class TextEngine:
     ) -> None:
         self._settings = settings
         self._reuse_prefix = reuse_prefix
-        stage("libraries")
-        self._prepare()
-        stage("tokenizer")
-        self._tokenizer = load_tokenizer(folder)
+        with collector_paused():
+            stage("libraries")
+            self._prepare()
+            self._read(folder, stage)
+            stage("tokenizer")
+            self._tokenizer = load_tokenizer(folder)
         self._format = ChatFormat(self._tokenizer)
-        self._read(folder, stage)
         self._cached: list[Hashable] = []
         self._written: list[Hashable] = []
         stage("warming")
@@ -62,11 +63,11 @@ class TextEngine:
         if self._settings.device == "cuda":
             start_card()
         import torch
-        from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()
         # On Hopper cards torch prefers cuDNN's attention, which fails for want of a workspace where memory is short.
         torch.backends.cuda.enable_cudnn_sdp(False)
+        if self._settings.device == "cuda":
+            start_kernels(written_in_triton=self._steps)
         self._torch = torch
         self._cores = torch.get_num_threads()
 
@@ -145,12 +146,16 @@ class TextEngine:
         hello = self._format([Message.of("user", "Hello")])
         self._forward(hello)
         self._largest(self._forward)
-        graphs = self._settings.graphs
-        # Of weights in integers `generate` would make every one whole for every token.
-        if graphs or (self._settings.weight_bits and self._settings.backend == "transformers"):
-            self._decoder = best_decoder(self._model, self._kv, self._settings.context, graphs, hello, self._largest)
+        if self._steps:
+            context, graphs = self._settings.context, self._settings.graphs
+            self._decoder = best_decoder(self._model, self._kv, context, graphs, hello, self._largest)
             self._forward(hello)  # what a failed capture broke for good fails the load, and no answer
             self._kv.cut(0)
+
+    @property
+    def _steps(self) -> bool:
+        """Whether to decode by steps. Of weights in integers `generate` would make every one whole for every token."""
+        return self._settings.graphs or bool(self._settings.weight_bits and self._settings.backend == "transformers")
 
     def _largest(self, forward: Callable[[list[int]], None]) -> None:
         """Puts the largest piece of a prompt, on a card, at the end of the KV cache, which is empty afterwards."""

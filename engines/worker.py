@@ -7,6 +7,7 @@ is unloaded, the one sure way to get GPU memory back. wire.py has the messages.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pickle
 import queue
@@ -183,6 +184,7 @@ class _Child:
         engine = self._guarded(load.model, None, lambda: make_engine(load, lambda name: self._say(Stage(name))))
         if engine is None:
             return
+        gc.freeze()  # or looking through all that was imported makes an answer wait for 0.2 s now and then
         self._say(Loaded(engine.memory(), engine.parallel))
         for _ in range(engine.parallel - 1):
             threading.Thread(target=_to_the_end, args=(self._answer, engine, load), daemon=True).start()

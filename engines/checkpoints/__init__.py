@@ -5,9 +5,6 @@ Reads safetensors, JSON and tokenizer.model, never code, never a pickle. Imports
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,19 +23,6 @@ PUBLISHED = {  # by model_type, the layouts that transformers itself cannot read
 }
 
 
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Imports make half a million objects that stay: looking through them again and again takes half a second."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-@_collector_paused()
 def load_model(
     folder: str | Path, *, dtype: torch.dtype | str, device: torch.device | str = "cpu", attention: str = "sdpa"
 ) -> PreTrainedModel:
@@ -62,7 +46,6 @@ def load_model(
     return model
 
 
-@_collector_paused()
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder; nothing is written there. Raises ModelCorrupt(file, problem), ModelUnsupported.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,8 +17,15 @@ ROUNDED_AT_ONCE = 2**22
 """Weights that are rounded at once: bounds what that takes beside them, about 16 bytes for each."""
 
 
-def integers(weight: Tensor, bits: int, device: torch.device | str | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def integers(
+    weight: Tensor,
+    bits: int,
+    device: torch.device | str | None = None,
+    arranged: Callable[[Tensor], Tensor] = lambda some: some,
+) -> tuple[Tensor, Tensor, Tensor]:
     """A weight [rows, columns] in integers on `device`: weight = scale * (integer - zero), of each BLOCK of a row.
+
+    `arranged` may put the columns of some rows in another order before.
 
     -> integers [rows, columns / 32, 4 * bits] and zeros [rows, columns / 32 * bits / 8], uint8, with two of 4 bits in a
     byte, the first in its lower half; scales [rows, columns / 32], float32.
@@ -25,7 +33,7 @@ def integers(weight: Tensor, bits: int, device: torch.device | str | None = None
     import torch
 
     pieces = weight.split(max(1, ROUNDED_AT_ONCE // weight.shape[1]))
-    parts = [_rounded(piece.to(device or weight.device).float(), bits) for piece in pieces]
+    parts = [_rounded(arranged(piece.to(device or weight.device).float()), bits) for piece in pieces]
     packed, scales, zeros = (torch.cat(part) for part in zip(*parts, strict=True))
     return packed, scales, zeros
 

@@ -6,19 +6,17 @@ Knows nothing of tokenizers or prompts; the published modelling code is neither 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from engines.checkpoints.safe import CONFIG, INDEX, weight_files
+from engines.checkpoints.safe import CONFIG
+from engines.checkpoints.weights import Weights
 from engines.errors import ModelCorrupt, ModelUnsupported
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+    from transformers import LlamaConfig, LlamaForCausalLM
 
 RENAMED = {  # parts of a tensor's name, where they differ
     "tok_embeddings": "embed_tokens",
@@ -32,36 +30,36 @@ RENAMED = {  # parts of a tensor's name, where they differ
     "attention_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
 }
-Convert: TypeAlias = "Callable[[str, Tensor], list[tuple[str, Tensor]]]"
 SUPPORTED = {"architectures": ["InternLM2ForCausalLM"], "hidden_act": "silu", "quantization_config": None}
-COPIERS = 4
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
 def load(
     folder: Path, config: dict[str, Any], dtype: torch.dtype, device: torch.device, attention: str
 ) -> LlamaForCausalLM:
-    """The folder's model in eval mode, with at most COPIERS tensors beyond it in memory while it loads.
+    """The folder's model in eval mode.
 
     Raises ModelCorrupt(file, problem) for weights that are not exactly those that `config` asks for, and
     ModelUnsupported(file, problem) for a configuration that Llama cannot express.
     """
     import torch
-    from transformers import LlamaForCausalLM
-    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    llama = llama_config(config, dtype, attention)
-    with torch.device("meta"):
-        model = LlamaForCausalLM(llama)
-    # No checkpoint has the rotary frequencies, and they stay in float32 whatever the weights are.
-    model.model.rotary_emb = LlamaRotaryEmbedding(llama).to(device)
+    with Weights(folder, dtype, device) as weights:
+        from transformers import LlamaForCausalLM  # which takes as long as the weights
+        from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    def convert(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
-        if name == "output.weight" and llama.tie_word_embeddings:
-            return []
-        return native_tensors(name, tensor, llama.num_attention_heads, llama.num_key_value_heads)
+        llama = llama_config(config, dtype, attention)
 
-    fill(model, folder, convert, dtype, device)
+        def convert(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
+            if name == "output.weight" and llama.tie_word_embeddings:
+                return []
+            return native_tensors(name, tensor, llama.num_attention_heads, llama.num_key_value_heads)
+
+        with torch.device("meta"):
+            model = LlamaForCausalLM(llama)
+        # No checkpoint has the rotary frequencies, and they stay in float32 whatever the weights are.
+        model.model.rotary_emb = LlamaRotaryEmbedding(llama).to(device)
+        weights.fill(model, convert)
     if llama.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     return model.eval()
@@ -144,45 +142,3 @@ def split_wqkv(fused: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, Tensor
         raise ValueError
     blocks = fused.unflatten(0, (kv_heads, group + 2, -1))
     return blocks[:, :group].flatten(0, 2), blocks[:, group].flatten(0, 1), blocks[:, group + 1].flatten(0, 1)
-
-
-def fill(model: PreTrainedModel, folder: Path, convert: Convert, dtype: torch.dtype, device: torch.device) -> None:
-    """Give every parameter of a model that lies on the meta device its tensor, straight onto `device` and in `dtype`.
-
-    `convert` turns a stored tensor into (name, tensor) pairs of the model's; a ValueError of it means a wrong shape.
-    Raises ModelCorrupt(file, problem="tensor_missing"|"tensor_unexpected"|"tensor_shape"|"tensor_dtype", tensor).
-    """
-    from safetensors import safe_open
-    from torch.nn import Parameter
-
-    wanted = {name: parameter.shape for name, parameter in model.named_parameters()}
-    files = weight_files(folder)
-
-    def put(file: str, tensors: Any, stored: str) -> None:
-        try:
-            pairs = convert(stored, tensors.get_tensor(stored))
-        except ValueError:
-            raise ModelCorrupt(file=file, problem="tensor_shape", tensor=stored) from None
-        for name, tensor in pairs:
-            if problem := _misfit(tensor, wanted.pop(name, None)):
-                raise ModelCorrupt(file=file, problem=problem, tensor=stored)
-            owner, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(owner), leaf, Parameter(tensor.to(dtype), requires_grad=False))
-
-    # A card takes tensors faster than one thread brings pages of a mapped file in.
-    threads = COPIERS if device.type == "cuda" else 1
-    for file in files:
-        # The threads end before the file is closed, whatever failed.
-        with safe_open(file, framework="pt", device=str(device)) as tensors, ThreadPoolExecutor(threads) as copiers:
-            for _ in copiers.map(partial(put, file.name, tensors), tensors.keys()):
-                pass
-    for name in wanted:
-        raise ModelCorrupt(file=files[0].name if len(files) == 1 else INDEX, problem="tensor_missing", tensor=name)
-
-
-def _misfit(tensor: Tensor, shape: torch.Size | None) -> str | None:
-    if shape is None:
-        return "tensor_unexpected"
-    if tensor.shape != shape:
-        return "tensor_shape"
-    return None if tensor.is_floating_point() else "tensor_dtype"

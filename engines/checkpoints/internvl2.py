@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engines.checkpoints.internlm2 import fill, llama_config, native_tensors
+from engines.checkpoints.internlm2 import llama_config, native_tensors
 from engines.checkpoints.safe import CONFIG
+from engines.checkpoints.weights import Weights
 from engines.errors import ModelCorrupt, ModelUnsupported
 
 if TYPE_CHECKING:
@@ -62,31 +63,33 @@ SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention
 def load(
     folder: Path, config: dict[str, Any], dtype: torch.dtype, device: torch.device, attention: str
 ) -> InternVLForConditionalGeneration:
-    """The folder's model in eval mode, with at most one tensor beyond it in memory while it loads.
+    """The folder's model in eval mode.
 
     Raises ModelCorrupt(file, problem) for weights that are not exactly those that `config` asks for, and
     ModelUnsupported(file, problem) for a configuration that transformers' classes cannot express.
     """
     import torch
-    from transformers import InternVLForConditionalGeneration
-    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    native = internvl_config(config, dtype, attention)
-    text = native.text_config
-    with torch.device("meta"):
-        model = InternVLForConditionalGeneration(native)
-    # No checkpoint has the rotary frequencies, and they stay in float32 whatever the weights are.
-    model.model.language_model.rotary_emb = LlamaRotaryEmbedding(text).to(device)
+    with Weights(folder, dtype, device) as weights:
+        from transformers import InternVLForConditionalGeneration  # which takes as long as the weights
+        from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    def convert(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
-        if name.startswith("language_model."):
-            pairs = native_tensors(
-                name.removeprefix("language_model."), tensor, text.num_attention_heads, text.num_key_value_heads
-            )
-            return [(_under_language_model(inner), rows) for inner, rows in pairs]
-        return vision_tensors(name, tensor)
+        native = internvl_config(config, dtype, attention)
+        text = native.text_config
 
-    fill(model, folder, convert, dtype, device)
+        def convert(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
+            if name.startswith("language_model."):
+                pairs = native_tensors(
+                    name.removeprefix("language_model."), tensor, text.num_attention_heads, text.num_key_value_heads
+                )
+                return [(_under_language_model(inner), rows) for inner, rows in pairs]
+            return vision_tensors(name, tensor)
+
+        with torch.device("meta"):
+            model = InternVLForConditionalGeneration(native)
+        # No checkpoint has the rotary frequencies, and they stay in float32 whatever the weights are.
+        model.model.language_model.rotary_emb = LlamaRotaryEmbedding(text).to(device)
+        weights.fill(model, convert)
     return model.eval()
 
 

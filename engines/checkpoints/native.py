@@ -34,7 +34,9 @@ def load(
     """
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     model_type = str(config.get("model_type"))
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelUnsupported(file=CONFIG, problem=model_type)

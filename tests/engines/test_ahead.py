@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,3 +50,35 @@ def test_without_a_driver_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
     assert not ahead._retain_context()
+
+
+def test_what_cannot_be_begun_without_a_card_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    for thread in ahead.start_kernels(written_in_triton=True):
+        thread.join(60)
+        assert not thread.is_alive()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_triton_that_cannot_be_imported_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton" / "__init__.py").write_text("raise RuntimeError('made for another machine')")
+    for name in [name for name in sys.modules if name.split(".")[0] == "triton"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    threads = ahead.start_kernels(written_in_triton=True)
+    for thread in threads:
+        thread.join(60)
+    assert len(threads) == 2 and not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+def test_the_collector_is_as_it_was_after_a_pause(was_on: bool) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if was_on else gc.disable)()
+        with pytest.raises(OSError), ahead.collector_paused():
+            assert not gc.isenabled()
+            raise OSError
+        assert gc.isenabled() == was_on
+    finally:
+        (gc.enable if before else gc.disable)()

@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 
 from engines import block_linear, text
 from engines.base import GenerationSettings
-from engines.block_linear import BlockLinear, quantize
+from engines.block_linear import BlockLinear, arranged, quantize
 from engines.checkpoints import load_model
 from engines.checkpoints.blocks import OUTER_BITS, integers, whole
 from engines.kv import KVCache
@@ -46,6 +46,14 @@ def test_a_product_is_that_of_the_rounded_weight(
     got = BlockLinear.of(layer, bits, "cpu")(x)
     assert torch.allclose(got, linear(x, rounded(layer.weight, bits), layer.bias), atol=1e-5)
     assert not torch.allclose(got, layer(x), atol=1e-5)
+
+
+def test_neighbours_lie_at_one_place_of_words_that_are_neighbours() -> None:
+    """A word of 32 bits has 8 integers of 4 bits or 4 of 8; a kernel on a card relies on which."""
+    columns = torch.arange(64.0)
+    assert arranged(columns, 4)[:8].tolist() == [0, 4, 8, 12, 16, 20, 24, 28]
+    assert arranged(columns, 8)[:4].tolist() == [0, 8, 16, 24]
+    assert arranged(columns, 4)[32:40].tolist() == [32, 36, 40, 44, 48, 52, 56, 60]
 
 
 def test_what_makes_no_blocks_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from engines import graphs
 from engines import step as steps
 from engines.base import GenerationSettings
 from engines.checkpoints import load_model
 from engines.chooser import Chooser
 from engines.errors import Cancelled
-from engines.graphs import Decoder, WrongResult
+from engines.graphs import Decoder, WrongResult, best_decoder
 from engines.kv import KVCache
 from engines.memory import LoadSettings
 from engines.step import NotLlama, Step, doubling
@@ -344,3 +346,23 @@ def test_rotations_that_would_change_within_the_context_are_left_to_generate(tmp
         model(torch.arange(3, 9)[None], past_key_values=kv.cache)
         with pytest.raises(NotLlama):
             Step(model, kv, 128)
+
+
+def test_a_decoder_that_does_not_do_leaves_no_memory_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds the weights where it had put them; the engine's process looks for no garbage of the load's later."""
+    made = []
+
+    class Watched(Decoder):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(weakref.ref(self))
+
+        def check(self, ids: Any) -> Any:
+            raise WrongResult
+
+    monkeypatch.setattr(graphs, "Decoder", Watched)
+    model, kv = load_model(folder, dtype="float32"), KVCache(64)
+    with torch.inference_mode():
+        model(torch.arange(3, 9)[None], past_key_values=kv.cache)
+    assert best_decoder(model, kv, 64, False, [3, 4, 5], lambda forward: None) is None
+    assert len(made) == 1 and made[0]() is None

@@ -72,7 +72,7 @@ def test_internlm2_whole_on_a_card(total: float, free: float, beside: float, ver
     answers_alike(LARGE, total, free, beside, verdict, context, 0, Wishes(weights="full"))
 
 
-# With weights of 4 bits 1.36 GiB of them, and with graphs 3.36 GiB in all at 8192 tokens, 2.94 at 4096.
+# With weights of 4 bits 1.36 GiB of them, and with graphs 3.26 GiB in all at 8192 tokens, 2.86 at 4096.
 TIGHT = [
     # the same, and the bits of a weight, 0 where it is whole
     (24, 23.0, 0, "load", 8192, 0),
