@@ -48,7 +48,10 @@ def embedded() -> dict[str, float]:
 
 def on_card() -> dict[str, float]:
     measured = read("text_on_card")
-    names = {"ours": "ours", "turbomind": "LMDeploy's TurboMind", "plain": "generate with a streamer"}
+    names = {
+        "ours": "ours", "rounded": "ours, 4-bit weights", "turbomind": "LMDeploy's TurboMind",
+        "plain": "generate with a streamer",
+    }  # fmt: skip
     bars = {
         label: statistics.median(run["rate"] for run in measured["runs"][name])
         for name, label in names.items() if name in measured["runs"]
