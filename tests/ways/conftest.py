@@ -10,7 +10,9 @@ import signal
 import socket
 import subprocess
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.e2e.conftest import browser, open_page, pytest_runtest_makereport, tabs
+from tests.e2e.conftest import browser, open_page, pytest_runtest_makereport, tabs, trusted
 from tools.served import free_port
 
-__all__ = ["browser", "open_page", "pytest_runtest_makereport", "tabs"]
+__all__ = ["browser", "open_page", "pytest_runtest_makereport", "tabs", "trusted"]
 
 PATHS = os.environ["PATH"] + os.pathsep + "/usr/sbin"
 LOCAL = "127.0.0.1"
@@ -183,6 +185,13 @@ class Nginx:
         made += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
         subprocess.run(made, check=True, capture_output=True)
         return cert, key
+
+    @staticmethod
+    def hash_of(key: Path) -> str:
+        """By which Chromium knows it: of its public half, SHA-256 in base64."""
+        made = ["openssl", "pkey", "-in", str(key), "-pubout", "-outform", "DER"]
+        public = subprocess.run(made, check=True, capture_output=True).stdout
+        return b64encode(sha256(public).digest()).decode()
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ class Site:
     app: Served
     url: str
     plain: str
+    key: str
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +45,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     nginx = Nginx(folder, tls, documented(folder, tls, there) + PLAIN.format(plain=plain, app=there))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(folder / "desk.pem"))
-        yield Site(app, f"https://localhost:{tls}/desk/", f"http://localhost:{plain}/desk/")
+        yield Site(
+            app, f"https://localhost:{tls}/desk/", f"http://localhost:{plain}/desk/", Nginx.hash_of(folder / "desk.key")
+        )
     nginx.stop()
     assert app.stop() == 0, app.output
+
+
+@pytest.fixture(scope="module")
+def trusted(site: Site) -> str:
+    return site.key
 
 
 def documented(folder: Path, port: int, app: str) -> str:
@@ -67,7 +75,7 @@ def documented(folder: Path, port: int, app: str) -> str:
 
 def page_of(site: Site, open_page: OpenPage) -> tuple[Page, list[Response]]:
     """A page, and every answer that it gets from then on."""
-    page = open_page(site.url, used_up=True, ignore_https_errors=True)
+    page = open_page(site.url, used_up=True)
     seen: list[Response] = []
     page.on("response", lambda one: seen.append(one))
     page.reload()
@@ -96,7 +104,7 @@ def test_everything_a_page_loads_is_under_the_prefix(site: Site, open_page: Open
 
 
 def test_a_photo_is_asked_about(site: Site, open_page: OpenPage, photo: bytes) -> None:
-    ask_about(open_page(site.url, ignore_https_errors=True), photo)
+    ask_about(open_page(site.url), photo)
 
 
 def test_the_page_is_installed_with_its_prefix(site: Site) -> None:
