@@ -1,23 +1,11 @@
 // Gradio's page comes back by itself, by a reload, from a stream that ends with an error. So does here one that ends
 // without a word, or has fallen silent, as behind a proxy or on a phone that slept. What stands in a box is kept.
 (() => {
-  const words = WORDS;
   const BEAT = 15000; // the server says something this often
   const LEAVE = 3000; // so long the next page may take to answer, while this one is still there
-  let lost = false, heard = Infinity, left = -Infinity, cut = () => {};
-  const lose = () => {
-    if (lost) return;
-    lost = true;
-    const note = document.createElement("div");
-    note.id = "connection";
-    note.role = "alert";
-    note.textContent = words[desk.lang()].lost;
-    document.body.append(note);
-    setTimeout(back, 1000);
-  };
+  let heard = Infinity, left = -Infinity, cut = () => {};
   // Gradio's own reload does not come where only its timers had asked for something.
-  const back = () => fetched("manifest.json", { cache: "no-store" })
-    .then((answer) => answer.ok ? location.reload() : Promise.reject()).catch(() => setTimeout(back, 1000));
+  const lose = () => comeback.start("lost");
   // Gradio ends its stream before the page is left, and takes that for a lost connection; a new one, for what happens
   // until then, finds the session gone. It hears of neither until it is plain that the page stays.
   const stays = () => {
@@ -58,7 +46,7 @@
     try {
       const response = await fetched(input, init);
       // The session has ended: the way to the login is the same reload.
-      if (url.includes("/queue/") && response.status === 401) { lost = true; location.reload(); }
+      if (url.includes("/queue/") && response.status === 401) { comeback.due = true; location.reload(); }
       return url.includes("/queue/data") && response.ok ? watched(response) : response;
     } catch (error) {
       if (error.name === "AbortError") await stays();
@@ -74,7 +62,7 @@
   const boxes = ["#prompt textarea", "#image-prompt textarea"];
   window.addEventListener("pagehide", () => {
     const drafts = boxes.map((one) => document.querySelector(one)?.value ?? "");
-    if (lost && drafts.some(Boolean)) sessionStorage.setItem("drafts", JSON.stringify(drafts));
+    if (comeback.due && drafts.some(Boolean)) sessionStorage.setItem("drafts", JSON.stringify(drafts));
   });
   const drafts = JSON.parse(sessionStorage.getItem("drafts") ?? "[]");
   sessionStorage.removeItem("drafts");

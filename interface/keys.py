@@ -27,5 +27,4 @@ def words(lang: Lang) -> dict[str, str]:
     """What the page's scripts say by themselves."""
     return {
         "name": t("app.name", lang), "skip": t("keys.skip", lang), "shortcuts": shortcuts_html(lang),
-        "lost": t("chat.connection_lost", lang),
     }  # fmt: skip

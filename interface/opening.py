@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from configs.schema import Lang
 from interface.desk import LANG_COOKIE, ZONE_COOKIE
-from interface.i18n import lang_of, t
+from interface.i18n import LANGS, lang_of, t
 from interface.theme import PAPERS
 
 HERE = Path(__file__).parent
@@ -33,11 +34,8 @@ MANIFEST = "application/manifest+json"
 
 VIEWPORT = "width=device-width, initial-scale=1, shrink-to-fit=no"
 BASE = '<base href="./" />'
+FIRST = '<meta charset="utf-8" />'
 FITTING = "width=device-width, initial-scale=1, viewport-fit=cover, interactive-widget=resizes-content"
-STYLE = (
-    "html{color-scheme:light}html.night{color-scheme:dark}"
-    "html body{background:var(--bg)}html.night body{background:var(--bg-dark)}"
-)
 
 
 def middleware(lang: Lang) -> Middleware:
@@ -89,21 +87,35 @@ def complete(page: str, addition: str, prefix: str = "") -> str:
         page = page.replace(BASE, f'<base href="{html.escape(prefix)}/" />', 1)
     # With the cookie that says the language.
     page = page.replace('href="/manifest.json"', 'href="manifest.json" crossorigin="use-credentials"', 1)
+    page = page.replace(FIRST, FIRST + comeback(), 1)
     return page.replace("</head>", addition + "</head>", 1)
 
 
+@cache
+def comeback() -> str:
+    """The script that hears of what the page loads and does not get."""
+    said = {lang: {"lost": t("chat.connection_lost", lang), "missing": t("chat.part_missing", lang)} for lang in LANGS}
+    return script("comeback", said)
+
+
+def script(name: str, known: dict[str, Any]) -> str:
+    """The script of that name, with what it has to know filled in."""
+    source = (HERE / f"{name}.js").read_text(encoding="utf-8")
+    return f"<script>{source.replace(name.upper(), json.dumps(known))}</script>"
+
+
 def addition(lang: Lang) -> str:
-    """Style and script, with what the script has to know filled in."""
+    """Style and script."""
     known = {
         "fixed": lang, "cookie": LANG_COOKIE, "zoneCookie": ZONE_COOKIE, "themeKey": THEME_KEY,
         "localeModule": locale_module(), "papers": PAPERS,
     }  # fmt: skip
-    script = (HERE / "opening.js").read_text(encoding="utf-8").replace("OPENING", json.dumps(known))
+    style = (HERE / "opening.css").read_text(encoding="utf-8")
     return (
         f'<meta name="theme-color" content="{PAPERS[0]}" />'
         '<link rel="icon" type="image/svg+xml" href="icons/seal.svg" />'
         '<link rel="apple-touch-icon" href="icons/seal-192.png" />'
-        f"<style>{STYLE}</style><script>{script}</script>"
+        f"<style>{style}</style>{script('opening', known)}"
     )
 
 

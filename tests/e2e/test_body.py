@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
+import time
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -14,6 +16,7 @@ from tests.e2e.person import answers, ask, questions, say, settled, stop_button
 from tools.served import Served
 
 ENDLESS = "fake: words=500 delay=0.1"
+MISSING = ("ERR_FAILED", "Unable to preload CSS", "Failed to fetch dynamically imported module")
 OFFLINE = ("the stream was cut", "ERR_INTERNET_DISCONNECTED", "Failed to fetch")
 """What Gradio and the browser print when the connection is lost."""
 
@@ -208,6 +211,37 @@ def test_a_stream_that_ends_without_a_word_is_taken_up_again(fake: Served, open_
     expect(page.locator("#connection")).to_be_visible()
     expect(page.locator("#connection")).to_have_count(0)
     expect(page.get_by_label("Message", exact=True)).to_have_value(re.compile("fake|^$"))
+
+
+@pytest.mark.parametrize("part", ["index-*.js", "index-*.css", "core-*.css", "Blocks-*.js"])
+def test_a_part_of_the_page_that_does_not_come_is_asked_for_again(fake: Served, open_page: OpenPage, part: str) -> None:
+    """As through a tunnel that breaks just then. What stood there was a blank page."""
+    page = open_page(fake.url, MISSING, used_up=True, locale="zh-CN")
+    page.route(f"**/assets/{part}", lambda route: route.abort(), times=2 if part == "Blocks-*.js" else 1)  # preloaded
+    page.reload()
+    expect(page.locator("#connection")).to_contain_text("页面有一部分没有加载成功")
+    expect(page.locator("#connection")).to_have_count(0)
+    expect(page.locator("#model-state .state")).to_be_attached()
+
+
+def test_what_stands_in_a_box_outlives_a_part_that_does_not_come(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url, used_up=True)
+    page.get_by_label("Message", exact=True).fill("not lost")
+    page.evaluate("window.dispatchEvent(new Event('vite:preloadError'))")
+    expect(page.locator("#connection")).to_contain_text("Part of this page did not load")
+    expect(page.locator("#connection")).to_have_count(0)
+    expect(page.get_by_label("Message", exact=True)).to_have_value("not lost")
+
+
+def test_what_never_comes_is_asked_for_less_and_less_often(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url, MISSING, used_up=True)
+    asked: list[float] = []
+    page.on("request", lambda request: asked.append(time.monotonic()) if request.is_navigation_request() else None)
+    page.route("**/assets/core-*.css", lambda route: route.abort(), times=4)
+    page.reload()
+    expect(page.locator("#model-state .state")).to_be_attached(timeout=30_000)
+    waits = [later - earlier for earlier, later in itertools.pairwise(asked)]
+    assert len(waits) == 4 and [wait >= 2**n for n, wait in enumerate(waits)] == [True] * 4
 
 
 def test_a_page_that_is_being_left_speaks_of_no_lost_connection(fake: Served, open_page: OpenPage) -> None:
