@@ -166,6 +166,7 @@ def draw_conversation(kind: ModelKind) -> tuple[gr.Chatbot, gr.HTML, gr.HTML, gr
         feedback_options=None,
         latex_delimiters=LATEX,
         height="100%",
+        autoscroll=False,  # see ending.js
         scale=1,
         # Gradio cannot edit a bubble that holds more than text: images get one of their own.
         group_consecutive_messages=False,

@@ -59,7 +59,8 @@
   // The line under each message comes from the server as HTML, and is put beside Gradio's own buttons here: so it is
   // no part of the text that is copied or edited. Its buttons, and a page that comes back into sight, call the server.
   const feet = (element, props, trigger, watch, prefix, settled) => {
-    let lines = new Map(), rowsBefore = 0, readingUntil = 0;
+    const end = desk.ending();
+    let lines = new Map(), rowsBefore = 0, opened = "";
     const above = document.createElement("div");
     above.className = "earlier";
     const take = () => {
@@ -70,19 +71,12 @@
       place();
     };
     const place = () => {
-      const scroller = document.querySelector(`#${prefix}chat .bubble-wrap`);
-      if (scroller && !Object.hasOwn(scroller, "scrollTo")) {
-        // The Chatbot goes to the end a moment after it has drawn: not from the title of what there is to try, and not
-        // from who has asked for earlier messages meanwhile.
-        scroller.scrollTo = (...to) => {
-          if (scroller.querySelector(".placeholder-content") || performance.now() < readingUntil) return;
-          Element.prototype.scrollTo.apply(scroller, to);
-        };
-      }
       const rows = document.querySelectorAll(`#${prefix}chat .message-wrap > .message-row`);
       const wrap = rows[0]?.parentElement;
       if (wrap && above.nextElementSibling !== wrap) wrap.before(above);
-      if (rowsBefore && rows.length > rowsBefore) {
+      const isEarlier = rowsBefore && rows.length > rowsBefore;
+      end.see(rows[0], isEarlier);
+      if (isEarlier) {
         rows[rows.length - rowsBefore].scrollIntoView(); // what was the first before stays where it is
         rowsBefore = 0;
       }
@@ -108,10 +102,16 @@
     document.addEventListener("click", (event) => {
       const button = event.target.closest?.(`#${prefix}chat :is(.foot, .earlier) [data-do], #${prefix}notice [data-do]`);
       if (button?.dataset.do === "earlier") {
-        readingUntil = performance.now() + 1000;
+        end.leave();
         rowsBefore = document.querySelectorAll(`#${prefix}chat .message-row`).length;
       }
       if (button) trigger("click", { do: button.dataset.do, row: button.dataset.row });
+    });
+    document.addEventListener("follow-begins", ({ detail: kind }) => {
+      if ((kind === "text") !== (prefix === "")) return;
+      const id = new URL(location.href).searchParams.get(prefix ? "i" : "c");
+      if (id !== opened) end.stay();
+      opened = id;
     });
     let settling = 0;
     document.addEventListener("settled", ({ detail: kind }) => {

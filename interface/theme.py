@@ -11,7 +11,7 @@ from interface.i18n import LANGS, texts
 from interface.keys import words
 
 CSS = [Path(__file__).with_name(name) for name in ("style.css", "sidebar.css")]
-SCRIPTS = tuple(Path(__file__).with_name(name) for name in ("page.js", "connection.js", "keyboard.js"))
+SCRIPTS = tuple(Path(__file__).with_name(name) for name in ("page.js", "ending.js", "connection.js", "keyboard.js"))
 
 SANS = ("system-ui", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Noto Sans Mono CJK SC", "monospace")

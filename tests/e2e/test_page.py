@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import OpenPage
-from tests.e2e.person import answers, ask, of_card, say
+from tests.e2e.person import answers, ask, of_card, say, stop_button
 from tools.served import Served
 
 HTML = [
@@ -165,6 +165,53 @@ def test_the_composer_stays_in_sight_in_a_long_conversation(fake: Served, open_p
     expect(page.get_by_label("Message", exact=True)).to_be_in_viewport()
     expect(page.get_by_role("tab", name="Models")).to_be_in_viewport()
     expect(answers(page).last).to_be_in_viewport()
+
+
+FROM_THE_END = """() => {
+  const { scrollHeight, scrollTop, offsetHeight } = document.querySelector("#chat .bubble-wrap");
+  return Math.round(scrollHeight - scrollTop - offsetHeight);
+}"""
+
+
+def test_a_growing_answer_is_followed_but_for_who_reads_what_was_before(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    ask(page, "line\n" * 60)
+    page.wait_for_function(f"({FROM_THE_END})() < 2")
+    say(page, "fake: words=500 delay=0.03")
+    for word in ("word40 ", "word80 "):
+        expect(answers(page).last).to_contain_text(word)
+        page.wait_for_function(f"({FROM_THE_END})() < 2")
+    page.locator("#chat .bubble-wrap").hover()
+    page.mouse.wheel(0, -900)
+    expect(answers(page).last).to_contain_text("word140 ")
+    assert page.evaluate(FROM_THE_END) > 800
+    top = page.locator("#chat .bubble-wrap").evaluate("box => box.scrollTop")
+    expect(answers(page).last).to_contain_text("word220 ")
+    assert page.locator("#chat .bubble-wrap").evaluate("box => box.scrollTop") == top
+    page.mouse.wheel(0, 100_000)
+    expect(answers(page).last).to_contain_text("word300 ")
+    page.wait_for_function(f"({FROM_THE_END})() < 2")
+    stop_button(page).click()
+    expect(answers(page).last).to_contain_text("Stopped")
+
+
+def test_who_asks_or_opens_a_conversation_is_taken_to_its_end(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url)
+    ask(page, "first\n" * 60)
+    ask(page, "second\n" * 60)
+    page.wait_for_function(f"({FROM_THE_END})() < 2")
+    page.locator("#chat .bubble-wrap").hover()
+    page.mouse.wheel(0, -1200)
+    page.wait_for_function(f"({FROM_THE_END})() > 800")
+    ask(page, "third\n" * 60)
+    page.wait_for_function(f"({FROM_THE_END})() < 2")
+    page.mouse.wheel(0, -1200)
+    page.wait_for_function(f"({FROM_THE_END})() > 800")
+    page.get_by_role("button", name="New chat").first.click()
+    expect(answers(page)).to_have_count(0)
+    page.locator("#history-list").get_by_text("first").first.click()
+    expect(answers(page)).to_have_count(3)
+    page.wait_for_function(f"({FROM_THE_END})() < 2")
 
 
 # -- the models tab ---------------------------------------------------------------------------------------------------
