@@ -16,16 +16,15 @@ desk.ending = () => {
   return {
     stay: () => { staying = true; },
     leave: () => { staying = false; },
-    // What is drawn now; who asks is taken to the answer.
-    see(row, isEarlier) {
-      const drawn = row?.parentElement, here = drawn?.closest(".bubble-wrap");
+    // The messages as they are drawn now; who asks is taken to the answer.
+    see(drawn, isEarlier) {
       const asked = drawn?.querySelectorAll(".user-row").length ?? 0;
       if (asked > questions && !isEarlier) staying = true;
       questions = asked;
-      if (!here || drawn === wrap && here === scroller) return;
+      if (!drawn || drawn === wrap) return;
       sizes.disconnect();
       scroller?.removeEventListener("scroll", heed);
-      [scroller, wrap] = [here, drawn];
+      [scroller, wrap] = [drawn.closest(".bubble-wrap"), drawn];
       scroller.addEventListener("scroll", heed, { passive: true });
       sizes.observe(scroller);
       sizes.observe(wrap);

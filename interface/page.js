@@ -75,7 +75,7 @@
       const wrap = rows[0]?.parentElement;
       if (wrap && above.nextElementSibling !== wrap) wrap.before(above);
       const isEarlier = rowsBefore && rows.length > rowsBefore;
-      end.see(rows[0], isEarlier);
+      end.see(wrap, isEarlier);
       if (isEarlier) {
         rows[rows.length - rowsBefore].scrollIntoView(); // what was the first before stays where it is
         rowsBefore = 0;
@@ -107,15 +107,16 @@
       }
       if (button) trigger("click", { do: button.dataset.do, row: button.dataset.row });
     });
-    document.addEventListener("follow-begins", ({ detail: kind }) => {
-      if ((kind === "text") !== (prefix === "")) return;
+    const isOurs = ({ detail: kind }) => (kind === "text") === (prefix === "");
+    document.addEventListener("follow-begins", (event) => {
+      if (!isOurs(event)) return;
       const id = new URL(location.href).searchParams.get(prefix ? "i" : "c");
       if (id !== opened) end.stay();
       opened = id;
     });
     let settling = 0;
-    document.addEventListener("settled", ({ detail: kind }) => {
-      if ((kind === "text") !== (prefix === "")) return;
+    document.addEventListener("settled", (event) => {
+      if (!isOurs(event)) return;
       clearTimeout(settling);
       settling = setTimeout(settled, 50);
     });
