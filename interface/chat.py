@@ -29,6 +29,8 @@ TO_ADDRESS = """(id) => {
   document.dispatchEvent(new Event("address"));
   document.dispatchEvent(new CustomEvent("follow-begins", { detail: "%s" }));
 }"""
+# Gradio goes on with nothing after a failure, and what was asked meanwhile has waited for the opening.
+BEGUN = """() => { document.dispatchEvent(new CustomEvent("follow-begins", { detail: "%s" })); }"""
 FROM_ADDRESS = """() => [new URLSearchParams(location.search).get("%s") || ""]"""
 # What a slow page still has to draw of one conversation may come after the next: then that is drawn once more.
 ENDED = """() => { for (const event of ["follow-ends", "settled"]) {
@@ -254,8 +256,10 @@ def wire(events: ChatEvents, tab: Talk, demo: gr.Blocks, side: Side) -> None:
     followed(tab.feet.click(events.act, again, [tab.notice, tab.since], **called("act")))
     looked = tab.feet.submit(events.look, [*following, tab.seen], tab.shown, **called("look") | drawn)
     looked.then(None, None, None, js=SETTLED % tab.kind, **QUIET)
-    followed(demo.load(events.open, where, [tab.conversation, *tab.held_with], js=from_address, **called("open")))
     opened = [tab.conversation, *tab.held_with]
+    first = demo.load(events.open, where, opened, js=from_address, **called("open"))
+    followed(first)
+    first.failure(None, None, None, js=BEGUN % tab.kind, **QUIET)
     # "always_last": of several that are opened in a hurry, the last is what stays.
     followed(side.opened(tab.kind)(events.open, where, opened, js=FROM_SIDEBAR, trigger_mode="always_last", **QUIET))
     side.overtaken(tab.kind)(events.follow, following, tab.shown, **follow)

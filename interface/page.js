@@ -24,6 +24,29 @@
     set(value) { if (dir.get.call(this) !== value) dir.set.call(this, value); },
   });
 
+  // What is asked before the page knows which conversation it shows would begin another, out of sight: it waits.
+  for (const [kind, prefix] of [["text", ""], ["vision", "image-"]]) {
+    const asking = ["keydown", "click"];
+    let waits = false;
+    const hold = (event) => {
+      const { type, target, key, shiftKey } = event;
+      const asks = type === "click" ? target.closest?.(`#${prefix}send`)
+        : key === "Enter" && !shiftKey && target.matches?.(`#${prefix}prompt textarea`);
+      if (!asks) return;
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      waits = true;
+    };
+    const begin = ({ detail }) => {
+      if (detail !== kind) return;
+      document.removeEventListener("follow-begins", begin);
+      for (const one of asking) document.removeEventListener(one, hold, true);
+      if (waits) document.querySelector(`#${prefix}send`).click();
+    };
+    for (const one of asking) document.addEventListener(one, hold, true);
+    document.addEventListener("follow-begins", begin);
+  }
+
   // An image is enlarged on the page; without this script its link opens it.
   const enlarged = document.createElement("dialog");
   enlarged.id = "enlarged";

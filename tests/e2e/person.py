@@ -20,11 +20,11 @@ def ask(page: Page, text: str, label: str = "Message") -> None:
     expect(page.locator("#stop")).to_be_hidden()
 
 
-def answers(page: Page) -> Locator:
+def answers(page: Page | Locator) -> Locator:
     return page.get_by_test_id("bot")
 
 
-def questions(page: Page) -> Locator:
+def questions(page: Page | Locator) -> Locator:
     return page.get_by_test_id("user")
 
 

@@ -9,7 +9,7 @@ import signal
 import time
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.e2e.conftest import OpenPage
 from tests.e2e.person import answers, ask, questions, say, settled, stop_button
@@ -94,12 +94,12 @@ def test_an_answer_that_was_cut_goes_on_where_it_stood(fake: Served, open_page: 
 
 def test_a_stopped_answer_goes_on(fake: Served, open_page: OpenPage) -> None:
     page = open_page(fake.url)
-    say(page, "fake: words=60 delay=0.05")
+    say(page, "fake: words=150 delay=0.1")
     expect(answers(page)).to_contain_text("word3 ")
     stop_button(page).click()
     expect(answers(page)).to_contain_text("Stopped")
     page.get_by_role("button", name="Continue").click()
-    expect(answers(page)).to_have_text(" ".join(f"word{n}" for n in range(60)))
+    expect(answers(page)).to_have_text(" ".join(f"word{n}" for n in range(150)), timeout=60_000)
 
 
 def test_a_deleted_question_takes_its_answer_and_comes_back(fake: Served, open_page: OpenPage) -> None:
@@ -188,7 +188,7 @@ def test_two_pages_see_one_answer_grow_without_a_gap(fake: Served, open_page: Op
 
 def test_a_page_that_was_offline_comes_back_to_the_answer(fake: Served, open_page: OpenPage) -> None:
     page = open_page(fake.url, OFFLINE)
-    say(page, "fake: words=200 delay=0.08")
+    say(page, "fake: words=200 delay=0.12")
     expect(answers(page)).to_contain_text("word3 ")
     page.context.set_offline(True)
     expect(page.locator("#connection")).to_contain_text("The connection is lost")
@@ -244,11 +244,55 @@ def test_what_never_comes_is_asked_for_less_and_less_often(fake: Served, open_pa
     assert len(waits) == 4 and all(wait >= 2**n for n, wait in enumerate(waits)), waits
 
 
+def reloaded_slowly(page: Page, prefix: str = "") -> Route:
+    """Loads the page anew, up to where it can be written in; what it asks the server for its conversation is held."""
+    name = f"{prefix}open".replace("-", "_")
+    opening = page.evaluate("(name) => gradio_config.dependencies.find((one) => one.api_name === name).id", name)
+    held: list[Route] = []
+
+    def joined(route: Route) -> None:
+        held.append(route) if route.request.post_data_json["fn_index"] == opening else route.continue_()
+
+    page.route("**/queue/join*", joined)
+    page.reload()
+    expect(page.locator("#model-state .state")).to_be_attached()
+    expect(page.locator(f"#{prefix}prompt textarea")).to_be_visible()
+    return held[0]
+
+
+@pytest.mark.parametrize(("prefix", "by_button"), [("", False), ("", True), ("image-", False)])
+def test_what_is_asked_before_the_page_knows_its_conversation_waits_for_it(
+    fake: Served, open_page: OpenPage, prefix: str, by_button: bool
+) -> None:
+    page = open_page(fake.url + ("?tab=images" if prefix else ""), used_up=True)
+    box, chat = page.locator(f"#{prefix}prompt textarea"), page.locator(f"#{prefix}chat")
+    for number, text in enumerate(("first", "second"), 1):  # of a new conversation, and of one that the address names
+        opening = reloaded_slowly(page, prefix)
+        box.fill(text)
+        page.locator(f"#{prefix}send").click() if by_button else box.press("Enter")
+        expect(box).to_have_value(text)
+        opening.continue_()
+        expect(answers(chat)).to_have_count(number)
+        settled(page)
+        expect(questions(chat).last).to_have_text(text)
+        expect(box).to_have_value("")
+
+
+def test_what_has_waited_is_asked_even_if_the_opening_fails(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url, known=("500 (Internal Server Error)",), used_up=True)
+    opening = reloaded_slowly(page)
+    say(page, "nothing is lost")
+    opening.fulfill(status=500, json={"detail": "an error that nobody thought of"})
+    expect(questions(page)).to_have_text("nothing is lost")
+    settled(page)
+
+
 def test_a_page_that_is_being_left_speaks_of_no_lost_connection(fake: Served, open_page: OpenPage) -> None:
     """Gradio has ended its stream and its session by then, in the middle of an answer: a new stream finds none."""
     page = open_page(fake.url, used_up=True)
-    say(page, "fake: words=60 delay=0.1")
+    say(page, ENDLESS)
     expect(answers(page)).to_contain_text("word3 ")
+    address = page.url
     page.evaluate("window.dispatchEvent(new Event('beforeunload'))")
     streams: list[str] = []
     page.on("request", lambda request: streams.append(request.url) if "/queue/data" in request.url else None)
@@ -259,6 +303,9 @@ def test_a_page_that_is_being_left_speaks_of_no_lost_connection(fake: Served, op
     assert streams == []
     expect(page.get_by_text("Connection Lost")).to_have_count(0)
     page.wait_for_event("request", lambda request: "/queue/data" in request.url)  # if it is not left after all
+    page.goto(address)
+    stop_button(page).click()
+    expect(answers(page)).to_contain_text("Stopped")
 
 
 def test_a_failure_folds_out_with_the_number_that_the_log_has(fake: Served, open_page: OpenPage) -> None:
