@@ -25,9 +25,12 @@ MAX_REQUEST = 16 * 2**20
 CACHE_SECONDS = 24 * 3600
 """Uploads as they came, metadata and all, are deleted after a day; what was asked about is kept as the gate made it."""
 
-# The page's address names the open tab, too, unless it is the first.
+# The page's address names the open tab, too, unless it is the first. That one Gradio selects by itself as a page begins,
+# before the one that the address names: then it stays as it is.
 TO_ADDRESS = """() => {
-  const url = new URL(location.href), tab = "%s";
+  const url = new URL(location.href), tab = "%s", isBeginning = !desk.tab;
+  desk.tab = tab;
+  if (isBeginning && tab === "chat") return;
   tab === "chat" ? url.searchParams.delete("tab") : url.searchParams.set("tab", tab);
   history.replaceState(history.state, "", url);
   document.dispatchEvent(new Event("address"));
