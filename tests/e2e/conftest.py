@@ -129,6 +129,9 @@ def open_page(browser: Browser, tabs: dict[str, list[Tab]], request: pytest.Fixt
             assert tab.page.request.post(urljoin(url, "login"), form=form, max_retries=AGAIN).ok
         tab.page.goto(url)
         expect(tab.page.locator("#model-state .state")).to_be_attached(timeout=30_000)
+        # Its conversation is there, or what there is to try, or why there is neither.
+        shown = tab.page.locator("#chat :is(.message-row, .placeholder-content h2), #status .notice")
+        expect(shown.first).to_be_attached(timeout=30_000)
         return tab.page
 
     yield _open

@@ -17,17 +17,17 @@ from tests.e2e.conftest import OpenPage
 from tests.e2e.person import answers, ask, questions, say, settled, stop_button
 from tools.served import Served
 
-LONG = "fake: words=400 delay=0.02"
+LONG = "fake: words=400 delay=0.1"
 
 
 def test_an_answer_streams_and_then_says_what_it_took(fake: Served, open_page: OpenPage) -> None:
     page = open_page(fake.url)
-    say(page, "fake: words=60 delay=0.03")
+    say(page, "fake: words=100 delay=0.1")
     expect(answers(page).last).to_contain_text("word3 ")
-    expect(answers(page).last).not_to_contain_text("word59")
-    expect(answers(page).last).to_contain_text("word59")
+    expect(answers(page).last).not_to_contain_text("word99")
+    expect(answers(page).last).to_contain_text("word99")
     expect(page.locator("#chat .usage").last).to_contain_text(
-        re.compile(r"60 tokens · \d+\.\d per second · first after")
+        re.compile(r"100 tokens · \d+\.\d per second · first after")
     )
     expect(page.get_by_label("Message", exact=True)).to_have_value("")
     settled(page)
@@ -107,7 +107,7 @@ def test_an_edit_on_a_page_that_is_behind_is_refused(fake: Served, open_page: Op
 @pytest.mark.parametrize("leave", ["New chat", "Clear"])
 def test_a_new_chat_leaves_the_answer_that_is_growing(fake: Served, open_page: OpenPage, leave: str) -> None:
     page = open_page(fake.url)
-    say(page, LONG)
+    say(page, "fake: words=150 delay=0.1")
     expect(answers(page).last).to_contain_text("word3 ")
     page.get_by_role("button", name=leave, exact=True).click()
     settled(page)
@@ -117,7 +117,7 @@ def test_a_new_chat_leaves_the_answer_that_is_growing(fake: Served, open_page: O
     # It waits for the answer that was left: were that one still followed, it would be drawn again by now.
     expect(page.locator("#status")).to_contain_text("Waiting: 1 before you")
     expect(questions(page)).to_have_text(["something else"])
-    expect(answers(page)).to_have_text(["something else"])
+    expect(answers(page)).to_have_text(["something else"], timeout=60_000)
     settled(page)
     expect(questions(page)).to_have_text(["something else"])
 
@@ -166,12 +166,12 @@ def test_a_killed_worker_is_named_in_the_conversation_and_the_next_question_answ
 
 def test_a_reload_finds_the_answer_still_growing(fake: Served, open_page: OpenPage) -> None:
     page = open_page(fake.url)
-    say(page, "fake: words=200 delay=0.06")
+    say(page, "fake: words=200 delay=0.1")
     expect(answers(page).last).to_contain_text("word9 ")
     page.reload()
     expect(answers(page).last).to_contain_text("word0 word1 word2 ")
     expect(stop_button(page)).to_be_visible()
-    expect(answers(page).last).to_contain_text("word199")
+    expect(answers(page).last).to_contain_text("word199", timeout=60_000)
     settled(page)
     page.reload()
     expect(answers(page).last).to_contain_text("word199")

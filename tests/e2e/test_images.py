@@ -209,7 +209,7 @@ def test_an_image_is_enlarged_with_a_click(images_page: Any) -> None:
 def test_stop_keeps_what_was_said(images_page: Any) -> None:
     page = images_page()
     attach(page, TWO[:1])
-    say(page, "fake: words=400 delay=0.02")
+    say(page, "fake: words=400 delay=0.1")
     expect(answers(page).last).to_contain_text("word5 ")
     page.locator("#image-stop").click()
     settled(page)

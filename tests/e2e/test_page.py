@@ -177,7 +177,7 @@ def test_a_growing_answer_is_followed_but_for_who_reads_what_was_before(fake: Se
     page = open_page(fake.url)
     ask(page, "line\n" * 60)
     page.wait_for_function(f"({FROM_THE_END})() < 2")
-    say(page, "fake: words=500 delay=0.03")
+    say(page, "fake: words=500 delay=0.05")
     for word in ("word40 ", "word80 "):
         expect(answers(page).last).to_contain_text(word)
         page.wait_for_function(f"({FROM_THE_END})() < 2")
@@ -240,7 +240,7 @@ def test_a_load_behind_an_answer_shows_when_it_is_done(fake: Served, open_page: 
         shown = unload.count()
         unload.first.click()
         expect(unload).to_have_count(shown - 1)
-    say(one, "fake: words=2000 delay=0.02")
+    say(one, "fake: words=500 delay=0.1")
     expect(answers(one).last).to_contain_text("word3 ")
     of_card(two, "internlm2-chat-1_8b", "Load").click()
     expect(card.locator(".state")).to_have_text("loading")

@@ -15,7 +15,7 @@ from tests.e2e.person import answers, ask, questions, say, settled, stop_button
 from tests.e2e.test_page import overflow
 from tools.served import Served
 
-LONG = "fake: words=400 delay=0.02"
+LONG = "fake: words=400 delay=0.1"
 DAY = 86400
 
 
@@ -136,19 +136,19 @@ def test_an_open_answer_is_left_and_found_again_still_growing(fake: Served, open
     page = open_page(fake.url)
     ask(page, "a quiet one")
     new(page)
-    say(page, "fake: words=4000 delay=0.02")
+    say(page, LONG)
     expect(answers(page).last).to_contain_text("word3 ")
     for _ in range(2):
         link(page, "a quiet one").click()
         expect(answers(page)).to_have_text(["a quiet one"])
         settled(page)
-        link(page, "fake: words=4000").click()
+        link(page, LONG).click()
         expect(answers(page).last).to_contain_text("word0 word1 ")
         expect(stop_button(page)).to_be_visible()
-    expect(link(page, "fake: words=4000")).to_have_class(re.compile("growing"))
+    expect(link(page, LONG)).to_have_class(re.compile("growing"))
     stop_button(page).click()
     settled(page)
-    expect(link(page, "fake: words=4000")).not_to_have_class(re.compile("growing"))
+    expect(link(page, LONG)).not_to_have_class(re.compile("growing"))
 
 
 def test_the_last_of_two_quick_clicks_is_what_is_shown(fake: Served, open_page: OpenPage) -> None:

@@ -68,7 +68,7 @@ def test_a_photo_is_asked_about_through_the_tunnel(far: Far, open_page: OpenPage
 
 def test_a_tunnel_that_is_cut_and_opened_again_loses_nothing_and_repeats_nothing(far: Far, open_page: OpenPage) -> None:
     page = open_page(far.url, CUT)
-    say(page, "fake: words=150 delay=0.04")
+    say(page, "fake: words=150 delay=0.1")
     expect(answers(page)).to_contain_text("word9 ")
     expect(stop_button(page)).to_be_visible()
     address = page.url
@@ -78,7 +78,7 @@ def test_a_tunnel_that_is_cut_and_opened_again_loses_nothing_and_repeats_nothing
     far.open()
     expect(page.locator("#connection")).to_have_count(0)
     expect(answers(page)).to_have_text(re.compile("^word0 word1 word2 "))
-    expect(answers(page)).to_have_text(" ".join(f"word{n}" for n in range(150)))
+    expect(answers(page)).to_have_text(" ".join(f"word{n}" for n in range(150)), timeout=60_000)
     expect(questions(page)).to_have_count(1)
     expect(page.get_by_label("Message", exact=True)).to_have_value("typed meanwhile")
     assert page.url == address
