@@ -25,7 +25,7 @@ MAX_REQUEST = 16 * 2**20
 CACHE_SECONDS = 24 * 3600
 """Uploads as they came, metadata and all, are deleted after a day; what was asked about is kept as the gate made it."""
 
-# The page's address names the open tab, too, unless it is the first. That one Gradio selects by itself as a page begins,
+# The address names the open tab, too, unless it is the first. That one Gradio selects by itself when a page begins,
 # before the one that the address names: then it stays as it is.
 TO_ADDRESS = """() => {
   const url = new URL(location.href), tab = "%s", isBeginning = !desk.tab;

@@ -214,6 +214,18 @@ def test_who_asks_or_opens_a_conversation_is_taken_to_its_end(fake: Served, open
     page.wait_for_function(f"({FROM_THE_END})() < 2")
 
 
+def test_the_address_names_its_tab_all_the_while_that_a_page_opens(fake: Served, open_page: OpenPage) -> None:
+    page = open_page(fake.url, used_up=True)
+    page.add_init_script("""window.named = [];
+        const replace = history.replaceState.bind(history);
+        history.replaceState = (state, _, url) => { named.push(String(url)); return replace(state, _, url); };""")
+    page.goto(f"{fake.url}?tab=models")
+    page.wait_for_function("desk.tab === 'models'")
+    assert page.evaluate("named.filter((one) => !one.includes('tab=models'))") == []
+    page.get_by_role("tab", name="Chat", exact=True).click()
+    expect(page).to_have_url(fake.url)
+
+
 # -- the models tab ---------------------------------------------------------------------------------------------------
 
 
